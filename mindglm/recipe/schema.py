@@ -1,0 +1,320 @@
+"""The recipe as typed data: every key a recipe may hold, its type, its default and what it means.
+
+Section and key names are those that mindformers users know, wherever mindformers has the concept. Defaults stand here
+and nowhere else; a field without a default must be given. Values are checked one by one by `loading`, against each
+other by `rules`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+from mindglm.recipe.models import ArGeneratorConfig, DiTConfig, GlyphConfig, VAEConfig
+
+TrainerType = Literal["ar_next_token", "flow_matching", "vae_reconstruction", "vq_reconstruction", "glyph_alignment"]
+
+ModelConfig = Union[ArGeneratorConfig, DiTConfig, VAEConfig, GlyphConfig]
+
+MODEL_TYPES: dict[str, type] = {
+    "ArGenerator": ArGeneratorConfig,
+    "DiTDecoder": DiTConfig,
+    "VAE": VAEConfig,
+    "GlyphEncoder": GlyphConfig,
+}
+"""`model.model_config.type` -> the dataclass its other keys fill."""
+
+
+@dataclass(frozen=True)
+class TrainerSection:
+    """What is trained."""
+
+    type: TrainerType
+    """The objective: what is minimised."""
+    model_name: str
+    """A name for people: it appears in logs and on pages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerSection:
+    """How much is trained."""
+
+    global_batch_size: int
+    """Samples of one optimizer step, over all ranks and micro-batches."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches of a rank in one optimizer step."""
+    stop_step: int
+    """Optimizer steps of the whole run."""
+
+
+@dataclass(frozen=True)
+class ContextSection:
+    """Where and how it runs."""
+
+    device_target: Literal["auto", "CPU", "Ascend"] = "auto"
+    """auto takes Ascend where there is one."""
+    mode: Literal[0, 1] = 1
+    """1: PyNative. 0: forward and backward of a micro-batch are compiled into one graph by ms.jit."""
+
+
+@dataclass(frozen=True)
+class ParallelSection:
+    """How the run is spread over processes."""
+
+    data_parallel: int = 1
+    """Processes that each take a share of the global batch."""
+    model_parallel: int = 1
+    """Processes that share each weight matrix. Not yet: 1."""
+    context_parallel: int = 1
+    """Processes that share each sequence. Not yet: 1."""
+    pipeline_stage: int = 1
+    """Processes that hold consecutive layers. Not yet: 1."""
+    micro_batch_num: int = 1
+    """Micro-batches in the pipeline. Not yet: 1."""
+    optimizer_shard: bool = False
+    """Optimizer states sharded over data-parallel ranks (ZeRO-1). Not yet: false."""
+
+
+@dataclass(frozen=True)
+class OptimizerSection:
+    """AdamW with decoupled weight decay."""
+
+    type: Literal["AdamW"] = "AdamW"
+    """mindformers' name of it."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the first and of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.01
+    """Share of a weight taken off in a step, times the learning rate."""
+    no_decay: tuple[str, ...] = ("norm", "bias", "embed")
+    """Parameters whose name holds one of these fragments, and all one-dimensional ones, get no weight decay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrScheduleSection:
+    """Linear warm-up from 0, then half a cosine down to `lr_end`."""
+
+    type: Literal["CosineWithWarmUpLR"] = "CosineWithWarmUpLR"
+    """mindformers' name of it."""
+    learning_rate: float
+    """Peak."""
+    lr_end: float = 0.0
+    """Value at `total_steps` and after."""
+    warmup_steps: int = 0
+    """Steps of the warm-up."""
+    total_steps: int = -1
+    """-1: runner_config.stop_step."""
+
+
+@dataclass(frozen=True)
+class RunnerWrapperSection:
+    """What stands between gradients and the optimizer."""
+
+    use_clip_grad: bool = True
+    """Whether max_grad_norm holds."""
+    max_grad_norm: float = 1.0
+    """The global norm above which gradients are scaled down."""
+    max_skipped_steps: int = 20
+    """A run stops when this many steps in a row had a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class EmaSection:
+    """Moving average of the weights."""
+
+    decay: float = 0.0
+    """0: no average is kept and the live weights are exported."""
+    warmup_steps: int = 0
+    """Steps over which the decay rises to its value."""
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The structure that is trained, and which part of it."""
+
+    model_config: ModelConfig
+    """`type` and the fields of that structure in `mindglm.recipe.models`."""
+    frozen: tuple[str, ...] = ()
+    """Parameters whose name begins with one of these are not trained."""
+    fresh: tuple[str, ...] = ()
+    """Parameters whose name begins with one of these may be missing in pretrained_model_dir; they start from random."""
+
+
+@dataclass(frozen=True)
+class ArNextTokenOptions:
+    """Next-code prediction of the AR generator (reference section 5.2)."""
+
+    preview_weight: float = 2.0
+    """Weight of a preview code; a large code and the end code weigh 1."""
+    pad_to_multiple: int = 32
+    """Sequences of a micro-batch are padded on the right to a multiple of this, so that few shapes are compiled."""
+    prompt_dropout: float = 0.0
+    """Share of samples trained with an empty caption."""
+
+
+@dataclass(frozen=True)
+class FlowMatchingOptions:
+    """Velocity regression of the DiT decoder (reference section 5.3)."""
+
+    condition_dropout: float = 0.1
+    """Share of samples trained without prior codes and without glyphs: the unconditional branch of guidance."""
+    glyph_dropout: float = 0.1
+    """Share of samples trained without glyphs alone."""
+    code_corruption: float = 0.05
+    """Chance of each prior code to be replaced by a random one, so that sampled codes are tolerated."""
+    timestep_density: Literal["uniform", "logit_normal"] = "uniform"
+    """How training times are drawn, before the shift by resolution."""
+    glyph_pad_to: int = 8
+    """Glyph features of a micro-batch are padded to a multiple of this many tokens, and masked."""
+
+
+@dataclass(frozen=True)
+class VaeReconstructionOptions:
+    """Reconstruction of random crops by the VAE: l1_weight * L1 + MSE + kl_weight * KL."""
+
+    crop_size: int = 64
+    """Side in pixels of the square crop."""
+    l1_weight: float = 1.0
+    """Weight of the absolute error."""
+    kl_weight: float = 1e-4
+    """Weight of the divergence from a standard normal, a mean over latent elements."""
+
+
+@dataclass(frozen=True)
+class VqReconstructionOptions:
+    """Reconstruction of patches from quantised tower features."""
+
+    commitment_beta: float = 0.25
+    """Weight of the commitment term."""
+    codebook_weight: float = 1.0
+    """Weight of the term that pulls codes to features."""
+    reseed_interval: int = 50
+    """Every so many steps, codes that the batch does not use are set to features of the batch. 0: never."""
+    reseed_until: int = 0
+    """The last step at which codes are re-seeded. 0: no last one."""
+
+
+@dataclass(frozen=True)
+class GlyphAlignmentOptions:
+    """Each byte's feature predicts its own small picture and its place in the word."""
+
+    max_bytes: int = 24
+    """Longest word drawn, in bytes."""
+    bitmap_size: int = 12
+    """Side in pixels of the picture of one character."""
+
+
+ObjectiveOptions = Union[
+    ArNextTokenOptions, FlowMatchingOptions, VaeReconstructionOptions, VqReconstructionOptions, GlyphAlignmentOptions
+]
+
+OBJECTIVE_TYPES: dict[str, type] = {
+    "ar_next_token": ArNextTokenOptions,
+    "flow_matching": FlowMatchingOptions,
+    "vae_reconstruction": VaeReconstructionOptions,
+    "vq_reconstruction": VqReconstructionOptions,
+    "glyph_alignment": GlyphAlignmentOptions,
+}
+"""`trainer.type` -> the dataclass that the `objective` section fills."""
+
+TRAINED_MODEL: dict[str, str] = {
+    "ar_next_token": "ArGenerator",
+    "flow_matching": "DiTDecoder",
+    "vae_reconstruction": "VAE",
+    "vq_reconstruction": "ArGenerator",
+    "glyph_alignment": "GlyphEncoder",
+}
+"""`trainer.type` -> the `model.model_config.type` it trains (tower and VQ belong to the AR generator's component)."""
+
+
+@dataclass(frozen=True)
+class DatasetSection:
+    """What is read."""
+
+    dataset_dir: str | None = None
+    """A folder written by `mindglm prepare`. null for glyph_alignment, whose words are procedural."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSection:
+    """What is kept of a run, below <output_dir>/checkpoint."""
+
+    prefix: str = "mindglm"
+    """How the tensor files' names begin."""
+    save_checkpoint_steps: int
+    """Steps between two checkpoints; one is always written at the end."""
+    keep_checkpoint_max: int = 2
+    """Newest checkpoints that are kept."""
+
+
+@dataclass(frozen=True)
+class ValidationSection:
+    """Loss on held-out samples, with random draws of its own that never change."""
+
+    eval_step_interval: int = 0
+    """Steps between two validations. 0: never."""
+    eval_samples: int = 64
+    """Held-out samples taken, at most."""
+
+
+@dataclass(frozen=True)
+class MonitorSection:
+    """What is told while it runs."""
+
+    log_interval: int = 1
+    """Steps between two lines of metrics.jsonl."""
+    tensorboard: bool = True
+    """Also write TensorBoard events."""
+    sample_step_interval: int = 0
+    """Steps between two sample pictures. 0: none."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the sample pictures, where the objective draws from prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run, whole. A section whose keys all have defaults may be left out of the file."""
+
+    seed: int = 0
+    """Every random draw is a function of this number, the step and the sample."""
+    run_mode: Literal["train"] = "train"
+    """Other modes of mindformers are commands here: mindglm generate, mindglm evaluate."""
+    output_dir: str
+    """Where the run writes: checkpoints, metrics, samples and the exported model. One folder a run."""
+    pretrained_model_dir: str | None = None
+    """A folder in the released layout: start weights of the trained component, and the components that stay frozen."""
+    resume_training: bool = True
+    """Go on from the newest checkpoint of output_dir, when it has one."""
+    trainer: TrainerSection
+    runner_config: RunnerSection
+    context: ContextSection
+    parallel_config: ParallelSection
+    optimizer: OptimizerSection
+    lr_schedule: LrScheduleSection
+    runner_wrapper: RunnerWrapperSection
+    ema: EmaSection
+    model: ModelSection
+    objective: ObjectiveOptions
+    """Options of the objective that trainer.type names."""
+    train_dataset: DatasetSection
+    checkpoint: CheckpointSection
+    validation: ValidationSection
+    monitor_config: MonitorSection
+
+    @property
+    def model_type(self) -> str:
+        """The `type` of model.model_config."""
+        return model_type(self.model.model_config)
+
+    @property
+    def lr_total_steps(self) -> int:
+        """Length of the schedule with -1 resolved."""
+        total = self.lr_schedule.total_steps
+        return self.runner_config.stop_step if total == -1 else total
+
+
+def model_type(config: ModelConfig) -> str:
+    """The recipe's name of a model structure: the inverse of MODEL_TYPES."""
+    for name, cls in MODEL_TYPES.items():
+        if type(config) is cls:
+            return name
+    raise AssertionError(f"{type(config).__name__} is no model structure of a recipe")
