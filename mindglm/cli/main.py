@@ -1,0 +1,67 @@
+"""Reads the command line and runs one command.
+
+Exit codes: 0 done; 2 a mistake the user can mend (one message, no traceback); 1 a fault (traceback); 130 Ctrl-C.
+Nothing here imports MindSpore: `mindglm --help` and `mindglm recipe` answer at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import mindglm
+from mindglm.cli import generate, prepare, recipe, train
+from mindglm.errors import UserError
+
+COMMANDS = {"prepare": prepare, "train": train, "generate": generate, "recipe": recipe}
+
+NOT_YET = {
+    "evaluate": "measure a model on held-out data",
+    "plan": "say beforehand whether a run fits memory and what bounds its speed",
+    "doctor": "check this machine before a run",
+    "triage": "find the first failing rank in the logs of a run",
+    "audit": "check a dataset or checkpoint folder",
+}
+
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mindglm",
+        description="Train and run GLM-Image with MindSpore.",
+        epilog="exit codes: 0 done, 2 a mistake you can mend, 1 a fault, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"mindglm {mindglm.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        summary = module.__doc__.splitlines()[0].removesuffix(".")
+        command = commands.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    for name, summary in NOT_YET.items():
+        commands.add_parser(name, help=f"not yet: {summary}", description=f"Not yet: {summary}.")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `argv` (default: the process's own) and returns the exit code; argparse exits by itself on bad usage."""
+    parser = build_parser()
+    args, extra = parser.parse_known_args(argv)
+    try:
+        if args.command in NOT_YET:
+            raise UserError(
+                f"`mindglm {args.command}` does not exist yet: it will {NOT_YET[args.command]}. "
+                f"Commands that work: {', '.join(COMMANDS)}"
+            )
+        if extra:
+            parser.error(f"{args.command}: unknown arguments: {' '.join(extra)} (see mindglm {args.command} --help)")
+        args.run(args)
+    except UserError as error:
+        print(f"mindglm: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("mindglm: interrupted; the same command goes on from what is complete", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
