@@ -1,0 +1,64 @@
+"""Numerical building blocks, one function each; the device's form is chosen once, here, at import.
+
+Ascend gets fused kernels (`ascend.py`); elsewhere the same functions are composed from operations that have CPU kernels
+(`composed.py`). Models import only this module, so nothing in a model knows the device. `MINDGLM_OPS=ascend` forces
+the Ascend branch where there is no such device: front-end compilation checks use it, computing with it would fail.
+"""
+
+import os
+
+import mindspore as ms
+
+from mindglm.ops.parameters import init_parameters, param
+
+
+def _device() -> str:
+    asked = os.environ.get("MINDGLM_OPS")
+    if asked:
+        assert asked in {"cpu", "ascend"}, f"MINDGLM_OPS={asked}: expected cpu or ascend"
+        return asked
+    return "ascend" if ms.get_current_device().device_target == "Ascend" else "cpu"
+
+
+DEVICE = _device()
+
+if DEVICE == "ascend":
+    from mindglm.ops.ascend import (
+        attention,
+        conv2d,
+        embedding,
+        gelu,
+        gelu_tanh,
+        group_norm,
+        layer_norm,
+        linear,
+        rms_norm,
+        rotate_half,
+        silu,
+        token_nll,
+    )
+else:
+    # On few cores the default asynchronous dispatch is 2-15 times slower, and errors surface at a later operation.
+    ms.runtime.launch_blocking()
+    from mindglm.ops.composed import (
+        attention,
+        conv2d,
+        embedding,
+        gelu,
+        gelu_tanh,
+        group_norm,
+        layer_norm,
+        linear,
+        rms_norm,
+        rotate_half,
+        silu,
+        token_nll,
+    )
+
+from mindglm.ops.shared import concat, pad_right_bottom, upsample_nearest2
+
+__all__ = [
+    "DEVICE", "attention", "concat", "conv2d", "embedding", "gelu", "gelu_tanh", "group_norm", "init_parameters",
+    "layer_norm", "linear", "pad_right_bottom", "param", "rms_norm", "rotate_half", "silu", "token_nll",
+    "upsample_nearest2",
+]
