@@ -1,0 +1,1 @@
+"""Files of weights: safetensors, the released folder layout, training checkpoints (NumPy only, no MindSpore)."""

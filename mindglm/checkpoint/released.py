@@ -1,0 +1,165 @@
+"""The released folder layout: one component a folder, `config.json` + safetensors in one file or several with an index.
+
+    <dir>/vision_language_encoder/{config.json, model-0000i-of-0000n.safetensors, model.safetensors.index.json}
+    <dir>/transformer/{config.json, diffusion_pytorch_model....safetensors}
+    <dir>/vae/{config.json, diffusion_pytorch_model.safetensors}
+    <dir>/text_encoder/{config.json, model.safetensors}
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from mindglm.checkpoint.tensors import TensorFile, sync_folder, to_bfloat16, to_float32, write_tensors, write_text
+from mindglm.errors import UserError
+
+WEIGHT_STEM = {
+    "vision_language_encoder": "model", "text_encoder": "model",
+    "transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",
+}
+"""Component folder -> the stem of its weight files (transformers or diffusers)."""
+
+
+def _open_component(root: str | os.PathLike, component: str) -> dict[str, TensorFile]:
+    """{tensor name: open file} of a component; the index json when there is one, else the single file."""
+    folder, stem = pathlib.Path(root) / component, WEIGHT_STEM[component]
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if not index.exists():
+        if not single.exists():
+            raise UserError(f"{folder}: no {single.name} and no {index.name}; expected the '{component}' component "
+                            "of a folder in the released GLM-Image layout")
+        file = TensorFile(single)
+        return {name: file for name in file.names}
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{index}: not a weight index ({error!r}); copy or download it again") from error
+    files = {name: TensorFile(folder / name) for name in sorted(set(weight_map.values()))}
+    lost = sorted(name for name, file in weight_map.items() if name not in files[file])
+    if lost:
+        raise UserError(f"{index}: names tensors that are not in their files: {_some(lost)}; download the folder again")
+    return {name: files[file] for name, file in weight_map.items()}
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def component_header(root: str | os.PathLike, component: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """{tensor name: (dtype code, shape)} of a component, without reading its data."""
+    return {name: (file.dtype(name), file.shape(name)) for name, file in _open_component(root, component).items()}
+
+
+def has_component(root: str | os.PathLike, component: str) -> bool:
+    """Whether the folder holds weights of this component."""
+    folder, stem = pathlib.Path(root) / component, WEIGHT_STEM[component]
+    return (folder / f"{stem}.safetensors").exists() or (folder / f"{stem}.safetensors.index.json").exists()
+
+
+def read_component(root: str | os.PathLike, component: str,
+                   names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """float32 copies of a component's tensors: all of them, or `names` in their order.
+
+    Raises UserError when the folder, a file or one of `names` is missing.
+    """
+    return {name: np.array(to_float32(raw)) for name, raw in read_component_raw(root, component, names).items()}
+
+
+def read_component_raw(root: str | os.PathLike, component: str, names: Iterable[str] | None = None):
+    """As `read_component`, but read-only views in the stored dtype (bfloat16 as uint16), nothing copied."""
+    files = _open_component(root, component)
+    names = list(files) if names is None else list(names)
+    lost = [name for name in names if name not in files]
+    if lost:
+        raise UserError(f"{pathlib.Path(root) / component}: {len(lost)} of {len(names)} wanted tensors are missing: "
+                        f"{_some(lost)}; this is the checkpoint of another model or an incomplete one")
+    return {name: files[name].raw(name) for name in names}
+
+
+def component_config(root: str | os.PathLike, component: str) -> dict:
+    """The component's config.json."""
+    return read_json(pathlib.Path(root) / component / "config.json")
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """A json file of the layout; UserError when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a folder in the released GLM-Image layout") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a json file ({error})") from error
+
+
+def write_component(root: str | os.PathLike, component: str, config: Mapping, tensors: Mapping[str, np.ndarray],
+                    dtype: str, weight_map: Mapping[str, str] | None = None, max_shard_bytes: int = 5 * 10**9,
+                    extra_files: Mapping[str, bytes] | None = None) -> pathlib.Path:
+    """Write (or replace) `<root>/<component>`; the folder appears whole or not at all.
+
+    config: what goes into config.json. tensors: float arrays, or raw bfloat16 (uint16), written as they are when
+    `dtype` is "bfloat16". dtype: "bfloat16" | "float32". weight_map: {tensor: file} to keep the shards of a release.
+    extra_files: further files of the folder ({name: content}), e.g. generation_config.json.
+    """
+    assert dtype in ("bfloat16", "float32"), dtype
+    convert = to_bfloat16 if dtype == "bfloat16" else to_float32
+    root = pathlib.Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    staging = root / f".{component}.{os.getpid()}.tmp"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    stem = WEIGHT_STEM[component]
+    shards = _shards(tensors, stem, 2 if dtype == "bfloat16" else 4, weight_map, max_shard_bytes)
+    total = 0
+    for file, names in shards.items():
+        arrays = {name: convert(np.asarray(tensors[name])) for name in names}
+        write_tensors(staging / file, arrays, {"format": "pt"})
+        total += sum(array.nbytes for array in arrays.values())
+    if list(shards) != [f"{stem}.safetensors"]:
+        place = {name: file for file, names in shards.items() for name in names}
+        sizes = {"total_size": total}
+        if stem == "model":  # transformers also counts the parameters, diffusers does not
+            sizes = {"total_parameters": sum(np.asarray(tensors[name]).size for name in place), **sizes}
+        index = {"metadata": sizes, "weight_map": dict(sorted(place.items()))}
+        write_text(staging / f"{stem}.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+    for name, content in (extra_files or {}).items():
+        (staging / name).write_bytes(content)
+    write_text(staging / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    sync_folder(staging)
+    replace_folder(staging, root / component)
+    return root / component
+
+
+def replace_folder(staging: pathlib.Path, target: pathlib.Path) -> None:
+    """Put a finished staging folder in the place of `target`, which may exist."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(staging, target)
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _shards(tensors, stem: str, item_bytes: int, weight_map, max_shard_bytes: int) -> dict[str, list[str]]:
+    """{file name: tensor names}, in the order of `tensors`, a new file when the next tensor would not fit."""
+    if weight_map is not None:
+        assert set(weight_map) == set(tensors), "the weight map names other tensors"
+        shards = {}
+        for name in tensors:
+            shards.setdefault(weight_map[name], []).append(name)
+        return shards
+    groups, room = [[]], max_shard_bytes
+    for name, array in tensors.items():
+        size = array.size * item_bytes
+        if groups[-1] and size > room:
+            groups.append([])
+            room = max_shard_bytes
+        groups[-1].append(name)
+        room -= size
+    if len(groups) == 1:
+        return {f"{stem}.safetensors": groups[0]}
+    return {f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, 1)}

@@ -1,0 +1,175 @@
+"""safetensors files without a framework: memory-mapped reading, streamed writing, bfloat16 as raw uint16.
+
+NumPy has no bfloat16. In this package an array of dtype uint16 *is* raw bfloat16: `to_float32` widens it exactly,
+`to_bfloat16` rounds to the nearest value, ties to even, as torch and MindSpore do.
+
+The writer lays a file out as the public safetensors library does (metadata first, wide dtypes first, then names in
+order, header padded with spaces to 8 bytes), so that a released file that is read and written again has the same bytes.
+"""
+
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from mindglm.errors import UserError
+
+_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32,
+    "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_, "U64": np.uint64, "U32": np.uint32,
+}
+_CODES = {np.dtype(kind): code for code, kind in _DTYPES.items()}
+# The library's order of dtypes inside a file, widest first; the same order keeps round trips byte-exact.
+_RANK = {code: rank for rank, code in enumerate(
+    ["U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL"])}
+_CHUNK = 1 << 24
+
+
+def to_float32(array: np.ndarray) -> np.ndarray:
+    """float32 values of `array`; uint16 is taken as raw bfloat16 (exact). float32 comes back as it is."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32, copy=False)
+
+
+def to_bfloat16(array: np.ndarray) -> np.ndarray:
+    """Raw bfloat16 (uint16) of a float array: round to nearest, ties to even; NaN stays NaN. uint16 passes."""
+    if array.dtype == np.uint16:
+        return array
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16).reshape(array.shape)
+
+
+def checksum(array: np.ndarray) -> int:
+    """crc32 of the array's bytes."""
+    return zlib.crc32(_bytes(array))
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+class TensorFile:
+    """One safetensors file, memory-mapped: a tensor is read when it is asked for.
+
+    Raises UserError naming the file (and the tensor) when the file is cut off or its header makes no sense.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self._entries, self.metadata, self._start = self._read_header()
+        self._map = np.memmap(self.path, np.uint8, "r") if self._entries else None
+
+    def _read_header(self):
+        try:
+            size = self.path.stat().st_size
+            with open(self.path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if not 2 <= length <= size - 8:
+                    raise ValueError(f"a header of {length} bytes in a file of {size} bytes")
+                header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            for name, entry in header.items():
+                begin, end = entry["data_offsets"]
+                wanted = int(np.prod(entry["shape"], dtype=np.int64)) * np.dtype(_DTYPES[entry["dtype"]]).itemsize
+                if begin < 0 or end - begin != wanted:
+                    raise ValueError(f"tensor '{name}' of {wanted} bytes has the byte range {begin}-{end}")
+                if 8 + length + end > size:
+                    raise ValueError(f"tensor '{name}' ends at byte {8 + length + end} of a file of {size} bytes")
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: no such file; expected a safetensors file") from None
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise UserError(f"{self.path}: not a whole safetensors file ({error}); copy it again") from error
+        return header, metadata, 8 + length
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names in the order of the file."""
+        return list(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._entries[name]["shape"])
+
+    def dtype(self, name: str) -> str:
+        """The file's own code: "F32", "BF16", "I64"..."""
+        return self._entries[name]["dtype"]
+
+    def nbytes(self, name: str) -> int:
+        begin, end = self._entries[name]["data_offsets"]
+        return end - begin
+
+    def raw(self, name: str) -> np.ndarray:
+        """A read-only view of the tensor in its stored dtype; bfloat16 comes as uint16."""
+        entry = self._entries[name]
+        begin, end = entry["data_offsets"]
+        data = self._map[self._start + begin:self._start + end]
+        kind = np.dtype(_DTYPES[entry["dtype"]])
+        if (self._start + begin) % kind.itemsize:
+            data = data.copy()  # old writers did not pad the header; a view would be unaligned
+        return np.asarray(data).view(kind).reshape(entry["shape"])
+
+    def float32(self, name: str) -> np.ndarray:
+        """A float32 copy of a floating tensor."""
+        return np.array(to_float32(self.raw(name)))
+
+
+def read_header(path: str | os.PathLike) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """{tensor name: (dtype code, shape)} of a file, without touching its data."""
+    file = TensorFile(path)
+    return {name: (file.dtype(name), file.shape(name)) for name in file.names}
+
+
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray],
+                  metadata: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file, fsynced. uint16 arrays are stored as BF16. Writes in place: stage it yourself."""
+    codes = {name: _CODES[array.dtype] for name, array in tensors.items()}
+    order = sorted(tensors, key=lambda name: (_RANK[codes[name]], name))
+    header = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name in order:
+        array = tensors[name]
+        end = offset + array.nbytes
+        header[name] = {"dtype": codes[name], "shape": list(array.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            data = _bytes(tensors[name])
+            for start in range(0, data.size, _CHUNK):
+                file.write(data[start:start + _CHUNK])
+        sync(file)
+
+
+def sync(file) -> None:
+    """Flush an open file down to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(path: str | os.PathLike) -> None:
+    """Make the renames and creations inside a folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a small file whole: another reader sees the old text or the new one, never a part."""
+    path = pathlib.Path(path)
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(staging, "w", encoding="utf-8") as file:
+        file.write(text)
+        sync(file)
+    os.replace(staging, path)
