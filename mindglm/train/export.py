@@ -1,0 +1,61 @@
+"""The end of a run: `<output_dir>/model/`, a folder in the released layout.
+
+It holds pretrained_model_dir's components as they are, and the trained component: its trained tensors over those that
+the pretrained component has besides (an AR run does not touch the vision tower, but the component needs it).
+"""
+
+import os
+import pathlib
+import shutil
+
+import numpy as np
+
+from mindglm.checkpoint import released
+from mindglm.train.objectives import component_modules
+
+MEASURED_SAMPLES = 256
+"""Training samples that an objective may look at to finish its config (the VAE's latent statistics)."""
+
+
+def write(recipe, objective, dataset) -> pathlib.Path:
+    """Export the weights the model holds now; returns the folder, which appears whole or not at all."""
+    hf_names, config_module = component_modules(recipe.model_type)
+    component, source = hf_names.COMPONENT, recipe.pretrained_model_dir
+    config = recipe.model.model_config
+    if hasattr(objective, "finish"):
+        count = min(MEASURED_SAMPLES, len(dataset))
+        config = objective.finish(dataset[i] for i in range(count))
+    target = pathlib.Path(recipe.output_dir) / "model"
+    staging = target.with_name(f".model.{os.getpid()}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    tensors, extra = {}, {}
+    if source is not None:
+        _copy_rest(pathlib.Path(source), staging, component)
+        if released.has_component(source, component):
+            tensors.update(released.read_component_raw(source, component))
+            extra = _side_files(pathlib.Path(source) / component)
+    tensors.update({name: tensor.asnumpy() for name, tensor in objective.component_tensors().items()})
+    order = [name for name in hf_names.tensors(config) if name in tensors]
+    assert len(order) == len(tensors), f"not in the component: {sorted(set(tensors) - set(order))[:3]}"
+    released.write_component(staging, component, config_module.to_hf(config),
+                             {name: np.asarray(tensors[name]) for name in order}, hf_names.DTYPE, extra_files=extra)
+    released.replace_folder(staging, target)
+    return target
+
+
+def _copy_rest(source: pathlib.Path, target: pathlib.Path, component: str) -> None:
+    """Everything of the source folder but the trained component and hidden entries."""
+    for entry in sorted(source.iterdir()):
+        if entry.name == component or entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            shutil.copytree(entry, target / entry.name)
+        else:
+            shutil.copy2(entry, target / entry.name)
+
+
+def _side_files(folder: pathlib.Path) -> dict[str, bytes]:
+    """Files of a component besides weights and config: generation_config.json and the like."""
+    return {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir())
+            if entry.is_file() and entry.name != "config.json" and ".safetensors" not in entry.name}

@@ -1,0 +1,164 @@
+"""The training loop, the same for every recipe."""
+
+import contextlib
+import math
+import pathlib
+import time
+
+import mindspore as ms
+from mindspore import Tensor
+
+from mindglm.errors import UserError
+from mindglm.parallel import transport
+from mindglm.train import samples, state
+from mindglm.train.batches import Batches, validation_batches
+from mindglm.train.ema import Ema
+from mindglm.train.metrics import Metrics
+from mindglm.train.optimizer import build as build_optimizer
+from mindglm.train.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, StopRequests
+from mindglm.train.step import TrainStep, learning_rates
+from mindglm.train.weights import all_parameters, trained_parameters
+
+
+class Trainer:
+    """Trains objective.network on `dataset` until recipe.runner_config.stop_step.
+
+    recipe: a mindglm.recipe Recipe. recipe_text: the same as YAML, kept in every checkpoint. held_out may be None.
+    Construction resumes from the newest checkpoint of recipe.output_dir, if there is one.
+    """
+
+    def __init__(self, recipe, recipe_text: str, objective, dataset, held_out=None, notes: tuple[str, ...] = ()):
+        self.recipe, self._text, self.objective = recipe, recipe_text, objective
+        self._held_out = held_out
+        runner = recipe.runner_config
+        self.output_dir = pathlib.Path(recipe.output_dir)
+        self._checkpoints = self.output_dir / "checkpoint"
+        self.leads = transport.rank() == 0
+        objective.network.set_train(True)
+        self.parameters = all_parameters(objective)
+        self.optimizer = build_optimizer(trained_parameters(objective, recipe.model.frozen), recipe.optimizer)
+        self.ema = Ema(self.optimizer, recipe.ema.decay, recipe.ema.warmup_steps) if recipe.ema.decay > 0 else None
+        self.counters, resumed = state.resume(
+            self._checkpoints, recipe.resume_training, self.parameters, self.optimizer, self.ema, recipe_text)
+        compiled = recipe.context.mode == 0
+        self._step = TrainStep(objective.network, self.optimizer, recipe.runner_wrapper, compiled)
+        self._batches = Batches(objective, dataset, recipe.seed, runner.global_batch_size,
+                                runner.gradient_accumulation_steps)
+        self._compiled_loss = ms.jit(self._loss) if compiled else self._loss
+        self._rates = learning_rates(recipe, runner.stop_step)
+        self.metrics = Metrics(self.output_dir, recipe, self.counters.step, self.leads)
+        for note in (*notes, *resumed, f"{self.optimizer.size:,} trained parameters in {len(self.optimizer.params)} "
+                     f"tensors, {transport.world()} process(es)"):
+            self.metrics.say(note)
+
+    def fit(self) -> None:
+        """Train to the end. SystemExit(143 | 130) after saving when a signal asked to stop."""
+        stop = self.recipe.runner_config.stop_step
+        try:
+            with StopRequests() as requests:
+                while self.counters.step < stop:
+                    result = self._one_step(self._rates[self.counters.step], requests)
+                    terminated, interrupted = result.terminated, result.interrupted
+                    if transport.world() == 1:  # alone there is nobody to agree with: no need to wait for the next step
+                        terminated, interrupted = requests.flags
+                    if terminated or interrupted:
+                        self._leave(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED)
+            self._save()
+        finally:
+            self._batches.close()
+            self.metrics.close()
+
+    def _one_step(self, lr: float, requests: StopRequests):
+        """One optimizer step and whatever is due after it."""
+        runner, counters = self.recipe.runner_config, self.counters
+        start = time.perf_counter()
+        micro_batches = self._batches.take(counters.step, last=counters.step + 1 == runner.stop_step)
+        waited = time.perf_counter() - start
+        result = self._step(micro_batches, lr, counters.updates + 1, requests)
+        counters.step += 1
+        extra = {}
+        if result.applied:
+            counters.updates += 1
+            counters.skipped_in_row = 0
+            extra = self._after_step(micro_batches[-1])
+            if self.ema is not None:
+                self.ema.update(counters.step)
+        else:
+            counters.skipped += 1
+            counters.skipped_in_row += 1
+        self.metrics.step({
+            "step": counters.step, "loss": result.loss, "grad_norm": result.grad_norm, "lr": float(lr),
+            "samples": counters.step * runner.global_batch_size, "seconds": {"data": waited, **result.seconds},
+            "skipped": counters.skipped, **extra})
+        self._check_skipped(result)
+        self._due()
+        return result
+
+    def _after_step(self, batch) -> dict:
+        """The objective's own work after an update, e.g. re-seeding of unused codes; numbers for the metrics."""
+        if not hasattr(self.objective, "after_step"):
+            return {}
+        gather = transport.gather if transport.world() > 1 else None
+        info = self.objective.after_step(self.counters.step, batch, gather)
+        self.optimizer.absorb()
+        return info
+
+    def _check_skipped(self, result) -> None:
+        limit = self.recipe.runner_wrapper.max_skipped_steps
+        if self.counters.skipped_in_row > limit:
+            raise UserError(
+                f"step {self.counters.step}: loss {result.loss} and gradient norm {result.grad_norm} are not finite "
+                f"for {self.counters.skipped_in_row} steps in a row (runner_wrapper.max_skipped_steps is {limit}). The "
+                "weights did not change in them; lower lr_schedule.learning_rate or look into the data, and start "
+                "again from the newest checkpoint")
+
+    def _due(self) -> None:
+        """Validation, pictures and checkpoints that this step asks for."""
+        step, recipe = self.counters.step, self.recipe
+        if self._held_out is not None and _every(step, recipe.validation.eval_step_interval):
+            self.metrics.validation(step, self.validate())
+        if self.leads and _every(step, recipe.monitor_config.sample_step_interval):
+            with self.exported_weights():
+                pixels = samples.picture(self.objective, recipe, self._held_out)
+            if pixels is not None:
+                path = samples.write(self.output_dir / "samples" / f"step_{step:06d}.png", pixels)
+                self.metrics.picture(step, path, pixels)
+        if _every(step, recipe.checkpoint.save_checkpoint_steps):
+            self._save()
+
+    def exported_weights(self):
+        """Context in which the model holds the weights an export would have: the average, where one is kept."""
+        return self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
+
+    def validate(self) -> float:
+        """Loss of the exported weights on held-out samples, under draws that are the same at every step."""
+        section = self.recipe.validation
+        loss_sum = weight_sum = 0.0
+        with self.exported_weights():
+            for batch in validation_batches(self.objective, self._held_out, self.recipe.seed, section.eval_samples,
+                                            self._batches.micro_size):
+                full = len(batch[0]) == self._batches.micro_size
+                # The odd rest of the split is not worth a compilation.
+                loss, weight = (self._compiled_loss if full else self._loss)(*(Tensor(array) for array in batch))
+                loss_sum, weight_sum = loss_sum + float(loss.asnumpy()), weight_sum + float(weight.asnumpy())
+        loss_sum, weight_sum = transport.sum_scalar(loss_sum), transport.sum_scalar(weight_sum)
+        return loss_sum / weight_sum if weight_sum > 0 else math.nan
+
+    def _loss(self, *batch):
+        return self.objective.network(*batch)
+
+    def _save(self) -> None:
+        if self.leads:
+            state.save(self._checkpoints, self.counters, self.parameters, self.optimizer, self.ema, self.recipe,
+                       self._text)
+
+    def _leave(self, code: int) -> None:
+        self._save()
+        self.metrics.say(f"stopped by a signal after step {self.counters.step}; the checkpoint is written, start the "
+                         "same command again to go on")
+        transport.finish()
+        raise SystemExit(code)
+
+
+def _every(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

@@ -1,0 +1,32 @@
+"""trainer.type -> the objective object, and the component its model belongs to. Imports only what a run needs."""
+
+
+def build(recipe):
+    """The objective of a recipe, its weights drawn from recipe.seed."""
+    kind = recipe.trainer.type
+    if kind == "ar_next_token":
+        from mindglm.objectives.ar_next_token import ArNextToken as Objective
+    elif kind == "flow_matching":
+        from mindglm.objectives.flow_matching import FlowMatching as Objective
+    elif kind == "vae_reconstruction":
+        from mindglm.objectives.vae_reconstruction import VaeReconstruction as Objective
+    elif kind == "vq_reconstruction":
+        from mindglm.objectives.vq_reconstruction import VqReconstruction as Objective
+    else:
+        assert kind == "glyph_alignment", kind
+        from mindglm.objectives.glyph_alignment import GlyphAlignment as Objective
+    return Objective(recipe.model.model_config, recipe.objective, recipe.seed)
+
+
+def component_modules(model_type: str):
+    """(hf_names, config) modules of a model type: its component's name, dtype, tensors, and config.json."""
+    if model_type == "ArGenerator":
+        from mindglm.models.ar_generator import config, hf_names
+    elif model_type == "DiTDecoder":
+        from mindglm.models.dit_decoder import config, hf_names
+    elif model_type == "VAE":
+        from mindglm.models.vae import config, hf_names
+    else:
+        assert model_type == "GlyphEncoder", model_type
+        from mindglm.models.glyph_encoder import config, hf_names
+    return hf_names, config

@@ -1,0 +1,131 @@
+"""`trainer.run` from a recipe to the exported folder, with the real glyph encoder; start weights and their errors."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mindglm import recipe
+from mindglm.checkpoint import released, store
+from mindglm.errors import UserError
+from mindglm.models.glyph_encoder import config as glyph_config
+from mindglm.models.glyph_encoder import hf_names
+from mindglm.recipe import schema
+from mindglm.train import samples, trainer, weights
+from tests import golden
+from tests.train import fake
+
+RECIPE = """
+output_dir: {output}
+pretrained_model_dir: {start}
+trainer: {{type: glyph_alignment, model_name: tiny}}
+runner_config: {{global_batch_size: 4, stop_step: 3}}
+lr_schedule: {{learning_rate: 1.e-2}}
+ema: {{decay: 0.5}}
+model:
+  model_config: {{type: GlyphEncoder, {structure}}}
+objective: {{max_bytes: 4, bitmap_size: 6}}
+checkpoint: {{save_checkpoint_steps: 10}}
+validation: {{eval_step_interval: 2, eval_samples: 4}}
+monitor_config: {{tensorboard: false, sample_step_interval: 2}}
+"""
+
+
+def loaded(output, start="null", overrides=()):
+    config = released.component_config(golden.REPO, "text_encoder")
+    names = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "vocab_size")
+    structure = ", ".join(f"{name}: {config[name]}" for name in names)
+    return recipe.loads(RECIPE.format(output=output, start=start, structure=structure), "tiny.yaml", overrides)
+
+
+def test_run_starts_from_released_weights_and_exports_a_whole_folder(tmp_path):
+    """The untouched components are copied byte for byte; the trained one holds the averaged weights."""
+    trainer.run(loaded(tmp_path, golden.REPO))
+    exported = tmp_path / "model"
+    for path in golden.REPO.rglob("*"):
+        twin = exported / path.relative_to(golden.REPO)
+        assert twin.exists(), twin
+        if path.is_file() and path.parent.name != "text_encoder":
+            assert twin.read_bytes() == path.read_bytes(), twin
+    average = store.load(tmp_path / "checkpoint").tensors["ema"]
+    tensors = released.read_component(exported, "text_encoder")
+    before = released.read_component(golden.REPO, "text_encoder")
+    assert set(tensors) == set(before) == set(hf_names.tensors(glyph_config.from_hf(
+        released.component_config(exported, "text_encoder"))))
+    for name, array in tensors.items():
+        assert array.tobytes() == average[name].tobytes()
+        assert not np.array_equal(array, before[name]) and abs(array - before[name]).max() < 0.1, name
+    assert "alignment_weight" in average, "training-only parameters are kept in checkpoints, not exported"
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_run_without_start_weights_exports_its_component_alone(tmp_path):
+    trainer.run(loaded(tmp_path))
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["text_encoder"]
+    assert "'text_encoder' starts from random weights" in (tmp_path / "log" / "train.log").read_text()
+
+
+def test_number_of_processes_must_be_that_of_the_recipe(tmp_path):
+    with pytest.raises(UserError, match="data_parallel is 2, but 1 process.*msrun --worker_num 2"):
+        trainer.run(loaded(tmp_path, overrides=["parallel_config.data_parallel=2"]))
+
+
+def test_device_that_is_not_there_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="device_target is Ascend, but this machine has no such device"):
+        trainer.run(loaded(tmp_path, overrides=["context.device_target=Ascend"]))
+
+
+def start(tmp_path, tensors, shapes, fresh=()):
+    """weights.load_start of the fake model from a folder that holds `tensors`."""
+    released.write_component(tmp_path, "text_encoder", {}, tensors, "float32")
+    objective = fake.Objective()
+    said = weights.load_start(objective, str(tmp_path), fresh, "text_encoder", shapes)
+    return objective, said
+
+
+def tensors_of_fake():
+    return {name: p.asnumpy().copy() + 1 for name, p in fake.Objective().component_tensors().items()}
+
+
+def test_start_weights_by_name_with_a_fresh_part(tmp_path):
+    tensors = tensors_of_fake()
+    shapes = {name: array.shape for name, array in tensors.items()} | {"elsewhere": (2,)}
+    tensors["elsewhere"] = np.zeros(2, np.float32)  # of the same component, not of this objective's model
+    del tensors["down"]
+    objective, said = start(tmp_path, tensors, shapes, fresh=("down",))
+    assert "3 of 4 tensors" in said
+    found = objective.component_tensors()
+    assert np.array_equal(found["up"].asnumpy(), tensors["up"])
+    assert np.array_equal(found["down"].asnumpy(), fake.Objective().model.down.asnumpy())
+
+
+def test_checkpoint_of_another_model_is_refused_with_all_faults_at_once(tmp_path):
+    tensors = tensors_of_fake()
+    shapes = {name: array.shape for name, array in tensors.items()}
+    tensors["up"] = tensors["up"][:, :3]
+    tensors["strange.weight"] = tensors.pop("norm_scale")
+    with pytest.raises(UserError) as refused:
+        start(tmp_path, tensors, shapes)
+    text = str(refused.value)
+    assert "checkpoint of another model" in text
+    assert "1 missing: norm_scale" in text and "1 unexpected: strange.weight" in text
+    assert "1 of another shape: up is [8, 3], expected [8, 6]" in text
+
+
+def test_folder_without_the_component_or_without_any(tmp_path):
+    objective = fake.Objective()
+    with pytest.raises(UserError, match="holds no component"):
+        weights.load_start(objective, str(tmp_path), (), "transformer", {})
+    released.write_component(tmp_path, "vae", {}, {"x": np.zeros(1, np.float32)}, "float32")
+    said = weights.load_start(objective, str(tmp_path), (), "transformer", {})
+    assert "has no 'transformer': it starts from random weights" in said
+
+
+def test_picture_of_codes_and_of_nothing(tmp_path):
+    """Objectives without a picture give None; a picture is written as PNG."""
+    settings = fake.make_recipe(tmp_path, trainer=schema.TrainerSection("glyph_alignment", "fake"))
+    assert samples.picture(fake.Objective(), settings, fake.Dataset()) is None
+    path = samples.write(tmp_path / "samples" / "step_000001.png", np.zeros((4, 6, 3), np.uint8))
+    assert path.read_bytes().startswith(b"\x89PNG")
