@@ -20,6 +20,8 @@ from mindglm.models.vae.model import VAE
 from mindglm.recipe.models import VAEConfig
 
 MEASURE_BATCH = 8
+INITIAL_LOGVAR = -6.0
+"""A fresh posterior's log variance. At 0 its noise would bury the latents and little is learned for long."""
 
 
 class Network(nn.Cell):
@@ -54,6 +56,7 @@ class VaeReconstruction:
         self.config, self.options = model_config, options
         self.model = VAE(model_config)
         ops.init_parameters(self.model, seed)
+        start_certain(self.model)
         self.network = Network(self.model, options.l1_weight, options.kl_weight)
 
     def collate(self, samples: list[dict], draw, training: bool) -> tuple[np.ndarray, ...]:
@@ -107,6 +110,14 @@ class VaeReconstruction:
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
         return dataclasses.replace(self.config, latents_mean=tuple(float(np.float32(v)) for v in mean),
                                    latents_std=tuple(float(np.float32(v)) for v in std))
+
+
+def start_certain(model: VAE) -> None:
+    """Set the bias of the encoder's log variances to INITIAL_LOGVAR."""
+    bias = model.encoder.conv_out.bias
+    values = bias.asnumpy().copy()
+    values[len(values) // 2 :] = INITIAL_LOGVAR
+    bias.set_data(Tensor(values))
 
 
 def to_model_range(pixels_NHW3: np.ndarray) -> np.ndarray:

@@ -22,11 +22,11 @@ LOGVAR_RANGE = (-30.0, 20.0)
 class Conv2d(nn.Cell):
     """Convolution with bias; `weight` (out, in, k, k)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0, init=None):
         super().__init__()
         self.stride, self.padding = stride, padding
-        std = 1.0 / math.sqrt(in_channels * kernel * kernel)
-        self.weight = ops.param((out_channels, in_channels, kernel, kernel), ("normal", std))
+        init = init or ("normal", 1.0 / math.sqrt(in_channels * kernel * kernel))
+        self.weight = ops.param((out_channels, in_channels, kernel, kernel), init)
         self.bias = ops.param((out_channels,))
 
     def construct(self, x_NCHW):
@@ -54,7 +54,7 @@ class Resnet(nn.Cell):
         self.norm1 = GroupNorm(groups, in_channels)
         self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = GroupNorm(groups, out_channels)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, init="zeros")  # a fresh resnet passes x on
         self.changes_channels = in_channels != out_channels
         if self.changes_channels:
             self.conv_shortcut = Conv2d(in_channels, out_channels, 1)

@@ -1,0 +1,1 @@
+"""Figures of held-out samples, pictures, and the page that shows them."""
