@@ -5,12 +5,11 @@ Nothing here imports MindSpore: `mindglm --help` and `mindglm recipe` answer at 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import mindglm
 from mindglm.cli import generate, prepare, recipe, train
-from mindglm.errors import UserError
+from mindglm.errors import UserError, exit_code
 
 COMMANDS = {"prepare": prepare, "train": train, "generate": generate, "recipe": recipe}
 
@@ -21,8 +20,6 @@ NOT_YET = {
     "triage": "find the first failing rank in the logs of a run",
     "audit": "check a dataset or checkpoint folder",
 }
-
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `argv` (default: the process's own) and returns the exit code; argparse exits by itself on bad usage."""
     parser = build_parser()
     args, extra = parser.parse_known_args(argv)
-    try:
+
+    def command():
         if args.command in NOT_YET:
             raise UserError(
                 f"`mindglm {args.command}` does not exist yet: it will {NOT_YET[args.command]}. "
@@ -58,10 +56,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         if extra:
             parser.error(f"{args.command}: unknown arguments: {' '.join(extra)} (see mindglm {args.command} --help)")
         args.run(args)
-    except UserError as error:
-        print(f"mindglm: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("mindglm: interrupted; the same command goes on from what is complete", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
+
+    return exit_code(command)

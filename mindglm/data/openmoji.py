@@ -23,10 +23,11 @@ from tqdm import tqdm
 from mindglm.data import signs
 from mindglm.data.drawing import COLOURS, fraction_of, keyed_rng, remove_staging, write_bytes, write_json, write_jsonl
 from mindglm.data.emoji_names import base_name, drawing_names
-from mindglm.errors import UserError
+from mindglm.errors import UserError, exit_code
 
 FORMAT = 1  # raise it when the same arguments give other pictures
 HELD_OUT_DRAWINGS = 0.025
+DEFAULT_SIGNS = 2400
 HELD_OUT_WORDS = 48
 HELD_OUT_SIGNS = 0.025
 
@@ -54,7 +55,7 @@ def plan(svg_dir: Path, limit: int | None, sign_count: int | None, seed: int) ->
         rows.append({"file": f"images/emoji-{stem}.png", "caption": f"{names[stem]} on {article} {ground} ground",
                      "split": "held_out" if held else "train", "kind": "emoji",
                      "svg": str(svg_dir / f"{stem}.svg"), "ground": ground})
-    count = len(rows) if sign_count is None else sign_count
+    count = min(len(rows), DEFAULT_SIGNS) if sign_count is None else sign_count
     train_names = [names[Path(row["svg"]).stem] for row in rows if row["split"] == "train"]
     train_words, held_words = signs.choose_words(train_names, seed, HELD_OUT_WORDS)
     held_count = max(round(count * HELD_OUT_SIGNS), min(count // 4, 1))  # at least one when there are four
@@ -155,20 +156,17 @@ def main(argv=None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     parser.add_argument("--size", type=int, default=128, help="pixels a side")
     parser.add_argument("--limit", type=int, help="at most this many drawings (default: all, about 4,000)")
-    parser.add_argument("--signs", type=int, help="number of signs (default: as many as drawings)")
+    parser.add_argument("--signs", type=int,
+                        help=f"number of signs (default: as many as drawings, up to {DEFAULT_SIGNS})")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    try:
+
+    def command():
         counts = run(args.output, args.size, args.limit, args.signs, args.seed)
-    except UserError as error:
-        print(f"mindglm: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("mindglm: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    print(f"{counts['emoji']} drawings and {counts['sign']} signs in {args.output} "
-          f"({counts['held_out']} held out, {counts['drawn']} newly drawn)")
-    return 0
+        print(f"{counts['emoji']} drawings and {counts['sign']} signs in {args.output} "
+              f"({counts['held_out']} held out, {counts['drawn']} newly drawn)")
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

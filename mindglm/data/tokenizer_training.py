@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mindglm.data.drawing import write_bytes, write_json
-from mindglm.errors import UserError
+from mindglm.errors import UserError, exit_code
 
 CONTROL_TOKENS = (
     "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>",
@@ -55,7 +55,7 @@ def write_processor(folder: Path, tokenizer: Tokenizer, codes: int, shortest_sid
     """The four files of `processor/`. codes: image codes; image start and end are the next two ids."""
     start, end = f"<|dit_token_{codes}|>", f"<|dit_token_{codes + 1}|>"
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    write_bytes(folder / "tokenizer.json", tokenizer.to_str().encode())
     write_json(folder / "tokenizer_config.json", {
         "backend": "tokenizers", "bos_token": start, "eos_token": end, "extra_special_tokens": [],
         "grid_bos_token": "<sop>", "grid_eos_token": "<eop>", "image_token": "<|image|>", "model_max_length": 65536,
@@ -80,7 +80,7 @@ def write_glyph_tokenizer(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {
         "added_tokens_decoder": decoder, "backend": "custom", "eos_token": "</s>", "extra_ids": 0,
         "extra_special_tokens": list(extra), "model_max_length": int(1e30), "pad_token": "<pad>",
-        "tokenizer_class": "ByT5Tokenizer", "unk_token": "<unk>"}, indent=2)
+        "tokenizer_class": "ByT5Tokenizer", "unk_token": "<unk>"})
 
 
 def run(captions: Path, output: Path, codes: int, vision_vocab: int, vocab_size: int,
@@ -140,13 +140,12 @@ def main(argv=None) -> int:
     parser.add_argument("--vocab-size", type=int, required=True, help="all ids")
     parser.add_argument("--shortest-side", type=int, default=32, help="smaller source images are scaled up to it")
     args = parser.parse_args(argv)
-    try:
+
+    def command():
         tokenizer = run(args.captions, args.output, args.codes, args.vision_vocab, args.vocab_size, args.shortest_side)
-    except UserError as error:
-        print(f"mindglm: {error}", file=sys.stderr)
-        return 2
-    print(f"{tokenizer.get_vocab_size()} ids in {args.output}/processor/tokenizer.json")
-    return 0
+        print(f"{tokenizer.get_vocab_size()} ids in {args.output}/processor/tokenizer.json")
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

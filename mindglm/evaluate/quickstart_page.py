@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 
-from mindglm.errors import UserError
+from mindglm.errors import exit_code
 from mindglm.evaluate import figures, report
 
 CREDITS = (
@@ -148,13 +148,12 @@ def main(argv=None) -> int:
     parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--limit", type=int, default=256, help="held-out samples at most (default 256)")
     options = parser.parse_args(argv)
-    try:
+
+    def command():
         run(**vars(options))
-    except UserError as error:
-        print(f"mindglm: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {pathlib.Path(options.output) / 'index.html'}")
-    return 0
+        print(f"wrote {pathlib.Path(options.output) / 'index.html'}")
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import mindspore as ms
 
 from mindglm.ops.parameters import init_parameters, param
+from mindglm.ops.shared import concat, pad_right_bottom, upsample_nearest2
 
 
 def _device() -> str:
@@ -23,39 +24,24 @@ def _device() -> str:
 DEVICE = _device()
 
 if DEVICE == "ascend":
-    from mindglm.ops.ascend import (
-        attention,
-        conv2d,
-        embedding,
-        gelu,
-        gelu_tanh,
-        group_norm,
-        layer_norm,
-        linear,
-        rms_norm,
-        rotate_half,
-        silu,
-        token_nll,
-    )
+    from mindglm.ops import ascend as _form
 else:
     # On few cores the default asynchronous dispatch is 2-15 times slower, and errors surface at a later operation.
     ms.runtime.launch_blocking()
-    from mindglm.ops.composed import (
-        attention,
-        conv2d,
-        embedding,
-        gelu,
-        gelu_tanh,
-        group_norm,
-        layer_norm,
-        linear,
-        rms_norm,
-        rotate_half,
-        silu,
-        token_nll,
-    )
+    from mindglm.ops import composed as _form
 
-from mindglm.ops.shared import concat, pad_right_bottom, upsample_nearest2
+attention = _form.attention
+conv2d = _form.conv2d
+embedding = _form.embedding
+gelu = _form.gelu
+gelu_tanh = _form.gelu_tanh
+group_norm = _form.group_norm
+layer_norm = _form.layer_norm
+linear = _form.linear
+rms_norm = _form.rms_norm
+rotate_half = _form.rotate_half
+silu = _form.silu
+token_nll = _form.token_nll
 
 __all__ = [
     "DEVICE", "attention", "concat", "conv2d", "embedding", "gelu", "gelu_tanh", "group_norm", "init_parameters",

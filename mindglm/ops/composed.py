@@ -10,7 +10,6 @@ from mindspore import Tensor, mint, ops
 
 SQRT_HALF = 0.7071067811865476
 LOWEST = float(np.finfo(np.float32).min)
-LARGEST_SHIFT_SIDE = 256  # above it a product with a shift matrix costs more than cutting windows
 TANH_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 
 
@@ -109,55 +108,20 @@ def attention(q_BHSD, k_BGTD, v_BGTD, mask=None, scale=None, causal: bool = Fals
 
 
 def conv2d(x_NCHW, w_OIHW, b_O, stride: int = 1, padding: int = 0):
-    """2-D convolution: shifted windows joined on channels, then one matmul (4-10 times the CPU kernel's speed)."""
-    out, _, kh, kw = w_OIHW.shape
-    n, c, h, w = x_NCHW.shape
-    if (kh, kw, stride, padding) == (3, 3, 1, 1) and max(h, w) <= LARGEST_SHIFT_SIDE:
-        return _conv3x3(x_NCHW, w_OIHW, b_O)
-    ho, wo = (h + 2 * padding - kh) // stride + 1, (w + 2 * padding - kw) // stride + 1
-    # A window is cut at full resolution and then thinned, so it may reach past the image by up to stride - 1.
-    below = max(0, kh - 1 + ho * stride - h - padding)
-    right = max(0, kw - 1 + wo * stride - w - padding)
-    if padding or below or right:
-        x_NCHW = ops.pad(x_NCHW, (padding, right, padding, below))
-    columns = []
-    for i in range(kh):
-        for j in range(kw):
-            window = x_NCHW[:, :, i : i + ho * stride, j : j + wo * stride]
-            if stride > 1:  # a slice with a step has no working gradient on CPU
-                window = window.reshape(n, c, ho, stride, wo, stride)[:, :, :, 0:1, :, 0:1].reshape(n, c, ho, wo)
-            columns.append(window)
-    columns = columns[0] if len(columns) == 1 else mint.cat(columns, 1)
-    kernel = w_OIHW.permute(0, 2, 3, 1).reshape(out, kh * kw * c)
-    y = mint.matmul(kernel, columns.reshape(n, kh * kw * c, ho * wo))
-    return (y + b_O.reshape(1, out, 1)).reshape(n, out, ho, wo)
+    """2-D convolution: unfolded windows and one batched matmul (4-20 times the speed of the CPU's own kernel).
 
-
-def _conv3x3(x_NCHW, w_OIHW, b_O):
-    """3x3, stride 1, padding 1, as matrix products only: 2-3 times the speed of cut windows.
-
-    Slicing and joining cost more on CPU than multiplying, so shifts along both sides are products with matrices of 0
-    and 1: columns are shifted before the kernel's columns are applied, rows (the three rows of the kernel stand
-    stacked, `3 * H`) are shifted and summed after.
+    Also the bias is a product, of b and a row of ones: adding a broadcast tensor is slower.
     """
-    n, c, h, w = x_NCHW.shape
-    out = w_OIHW.shape[0]
-    dtype = x_NCHW.dtype
-    left, middle, right = mint.split(w_OIHW.permute(3, 0, 2, 1).reshape(3, 3 * out, c), 1, 0)
-    lines = x_NCHW.reshape(n * c * h, w)
-    stacked = (mint.bmm(mint.tile(left, (n, 1, 1)), _shifted(lines, w, 1, dtype).reshape(n, c, h * w))
-               + mint.bmm(mint.tile(middle, (n, 1, 1)), x_NCHW.reshape(n, c, h * w))
-               + mint.bmm(mint.tile(right, (n, 1, 1)), _shifted(lines, w, -1, dtype).reshape(n, c, h * w)))
-    rows = np.concatenate([np.eye(h, k=-1), np.eye(h), np.eye(h, k=1)], 1).astype(np.float32)
-    rows = mint.tile(Tensor(rows.reshape(1, h, 3 * h), dtype), (n * out, 1, 1))
-    y = mint.bmm(rows, stacked.reshape(n * out, 3 * h, w)).reshape(n, out, h * w)
-    bias = mint.bmm(mint.tile(b_O.reshape(1, out, 1), (n, 1, 1)), mint.ones((n, 1, h * w), dtype=dtype))
-    return (y + bias).reshape(n, out, h, w)
-
-
-def _shifted(lines_MW, width: int, by: int, dtype):
-    """Every line moved `by` places, zeros moving in."""
-    return mint.matmul(lines_MW, Tensor(np.eye(width, k=by, dtype=np.float32), dtype))
+    out, c, kh, kw = w_OIHW.shape
+    n, _, h, w = x_NCHW.shape
+    ho, wo = (h + 2 * padding - kh) // stride + 1, (w + 2 * padding - kw) // stride + 1
+    if (kh, kw, stride, padding) == (1, 1, 1, 0):
+        windows = x_NCHW.reshape(n, c, h * w)
+    else:
+        windows = ops.unfold(x_NCHW, (kh, kw), 1, padding, stride)
+    y = mint.bmm(mint.tile(w_OIHW.reshape(1, out, c * kh * kw), (n, 1, 1)), windows)
+    ones = mint.ones((n, 1, ho * wo), dtype=x_NCHW.dtype)
+    return (y + mint.bmm(mint.tile(b_O.reshape(1, out, 1), (n, 1, 1)), ones)).reshape(n, out, ho, wo)
 
 
 def token_nll(logits_NV, labels_N):
