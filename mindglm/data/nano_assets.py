@@ -24,6 +24,8 @@ COMPONENTS = ("vae", "vision_language_encoder", "text_encoder")
 RECIPES = ("vae", "tokenizer", "glyph")
 SAMPLING = {"do_sample": True, "temperature": 0.9, "top_p": 0.75}
 """Of the released generation_config.json (reference section 2.2)."""
+SCHEDULER = SchedulerConfig(base_image_seq_len=16)
+"""The released shift but for its base length: 128 px then get the noise that the release gives 512 px (mu 1.75)."""
 MODEL_INDEX = {
     "_class_name": "GlmImagePipeline",
     "_diffusers_version": "0.37.0.dev0",
@@ -59,7 +61,7 @@ def run(trained: Path, captions: Path, recipes: Path, output: Path) -> int:
     write_json(staging / "vision_language_encoder" / "generation_config.json", {
         **SAMPLING, "eos_token_id": config.image_end_token_id, "pad_token_id": config.image_token_id})
     (staging / "scheduler").mkdir()
-    write_json(staging / "scheduler" / "scheduler_config.json", scheduler_to_hf(SchedulerConfig()))
+    write_json(staging / "scheduler" / "scheduler_config.json", scheduler_to_hf(SCHEDULER))
     write_json(staging / "model_index.json", MODEL_INDEX)
     released.replace_folder(staging, output)
     write_json(output.with_suffix(".json"), {"made_by": recipe_hashes(recipes)})

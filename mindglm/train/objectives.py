@@ -1,5 +1,8 @@
 """trainer.type -> the objective object, and the component its model belongs to. Imports only what a run needs."""
 
+import json
+import pathlib
+
 
 def build(recipe):
     """The objective of a recipe, its weights drawn from recipe.seed."""
@@ -7,7 +10,10 @@ def build(recipe):
     if kind == "ar_next_token":
         from mindglm.objectives.ar_next_token import ArNextToken as Objective
     elif kind == "flow_matching":
-        from mindglm.objectives.flow_matching import FlowMatching as Objective
+        from mindglm.objectives.flow_matching import FlowMatching
+
+        return FlowMatching(recipe.model.model_config, recipe.objective, recipe.seed,
+                            _scheduler(recipe.pretrained_model_dir))
     elif kind == "vae_reconstruction":
         from mindglm.objectives.vae_reconstruction import VaeReconstruction as Objective
     elif kind == "vq_reconstruction":
@@ -16,6 +22,15 @@ def build(recipe):
         assert kind == "glyph_alignment", kind
         from mindglm.objectives.glyph_alignment import GlyphAlignment as Objective
     return Objective(recipe.model.model_config, recipe.objective, recipe.seed)
+
+
+def _scheduler(model_dir):
+    """The SchedulerConfig of a model folder: training draws noise as its sampler will; the released one without it."""
+    from mindglm.models.dit_decoder.config import scheduler_from_hf
+    from mindglm.recipe.models import SchedulerConfig
+
+    path = pathlib.Path(model_dir or "") / "scheduler" / "scheduler_config.json"
+    return scheduler_from_hf(json.loads(path.read_text())) if model_dir and path.is_file() else SchedulerConfig()
 
 
 def component_modules(model_type: str):
