@@ -27,7 +27,8 @@ from mindglm.errors import UserError, exit_code
 
 FORMAT = 1  # raise it when the same arguments give other pictures
 HELD_OUT_DRAWINGS = 0.025
-DEFAULT_SIGNS = 2400
+DEFAULT_SIGNS = 3000
+HELD_OUT_NUMBERS = 9
 HELD_OUT_WORDS = 48
 HELD_OUT_SIGNS = 0.025
 
@@ -57,7 +58,7 @@ def plan(svg_dir: Path, limit: int | None, sign_count: int | None, seed: int) ->
                      "svg": str(svg_dir / f"{stem}.svg"), "ground": ground})
     count = min(len(rows), DEFAULT_SIGNS) if sign_count is None else sign_count
     train_names = [names[Path(row["svg"]).stem] for row in rows if row["split"] == "train"]
-    train_words, held_words = signs.choose_words(train_names, seed, HELD_OUT_WORDS)
+    train_words, held_words = signs.choose_words(train_names, seed, HELD_OUT_WORDS, HELD_OUT_NUMBERS)
     held_count = max(round(count * HELD_OUT_SIGNS), min(count // 4, 1))  # at least one when there are four
     return rows + signs.plan_signs(train_words, held_words, count, held_count, seed)
 

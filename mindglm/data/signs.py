@@ -5,6 +5,7 @@ word stands on no training sign and in no training caption, whatever its case.
 """
 
 import re
+import string
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +23,9 @@ BOARDS = {**COLOURS, "black": (34, 34, 38)}
 LOWER_CASE_SHARE = 0.15
 LONGEST_WORD = 4
 """Letters: at 128 px a letter is then about two of the DiT's 16 px tokens wide, which a nano model can learn."""
+LENGTH_SHARES = {1: 0.25, 2: 0.35, 3: 0.4}
+"""Share of the signs with one character, two, and more. A model first learns from single characters what they look
+like, then from two where they stand; from longer words alone it learns neither in minutes."""
 _WORD = re.compile(r"\w+")
 
 
@@ -30,33 +34,42 @@ def words_in(text: str) -> set[str]:
     return {word.upper() for word in _WORD.findall(text) if word.isascii() and word.isalpha()}
 
 
-def choose_words(train_names, seed: int, held_out_words: int) -> tuple[list[str], list[str]]:
-    """(training words, held-out words), disjoint, 2 to 4 letters, upper case.
+def choose_words(train_names, seed: int, held_out_words: int, held_out_numbers: int) -> tuple[list[str], list[str]]:
+    """(training words, held-out words), disjoint, upper case: letters, digits, numbers to 99, words of 2 to 4 letters.
 
     train_names: names of the training drawings. Training words come from them and from the list of real sign words;
-    held-out words come from that list and occur in no training name.
+    held-out words come from that list and occur in no training name. Of the numbers from 10 on some are held out too;
+    single characters never are: every letter has to be learned somewhere.
     """
     used = {word for name in train_names for word in words_in(name)}
     listed = sign_words(LONGEST_WORD)
     pool = sorted((w for w in listed if w not in used), key=lambda w: fraction_of(seed, "held-out word", w))
-    held_out = sorted(pool[:held_out_words])
+    numbers = sorted(map(str, range(10, 100)), key=lambda n: fraction_of(seed, "held-out number", n))
+    held_out = sorted(pool[:held_out_words]) + sorted(numbers[:held_out_numbers])
     short = {w for w in used | set(listed) if 2 <= len(w) <= LONGEST_WORD}
-    return sorted(short - set(held_out)), held_out
+    characters = set(string.ascii_uppercase + string.digits)
+    return sorted((short | characters | set(numbers)) - set(held_out)), held_out
 
 
 def plan_signs(train_words, held_out_words, count: int, held_out_count: int, seed: int) -> list[dict]:
     """`count` signs as captions.jsonl rows plus the fields `word`, `board` that draw_sign needs.
 
-    Every word of a split comes once before any comes twice. Case and colour follow from the file name alone, so a
-    file that exists is right whatever the counts were when it was drawn.
+    Training signs keep LENGTH_SHARES; within a length, and among the held-out words, every word comes once before any
+    comes twice. Case and colour follow from the file name alone, so a file that exists is right whatever the counts
+    were when it was drawn.
     """
-    rows = []
-    for split, words, number in (("train", train_words, count - held_out_count),
-                                 ("held_out", held_out_words, held_out_count)):
-        turns = [(turn, word) for turn in range(-(-number // len(words))) for word in words]
-        turns.sort(key=lambda pair: (pair[0], fraction_of(seed, "order", str(pair[0]), pair[1])))
-        rows.extend(_sign(word, turn, split, seed) for turn, word in turns[:number])
-    return rows
+    rows, number, reached = [], count - held_out_count, 0.0
+    for length, share in LENGTH_SHARES.items():
+        words = [word for word in train_words if min(len(word), 3) == length]
+        reached += share
+        rows.extend(_in_turn(words, round(number * reached) - len(rows), "train", seed))
+    return rows + _in_turn(held_out_words, held_out_count, "held_out", seed)
+
+
+def _in_turn(words, number: int, split: str, seed: int) -> list[dict]:
+    turns = [(turn, word) for turn in range(-(-number // len(words))) for word in words]
+    turns.sort(key=lambda pair: (pair[0], fraction_of(seed, "order", str(pair[0]), pair[1])))
+    return [_sign(word, turn, split, seed) for turn, word in turns[:number]]
 
 
 def _sign(word: str, turn: int, split: str, seed: int) -> dict:
