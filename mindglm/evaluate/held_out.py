@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor
 
-from mindglm.generate.flow_sampler import FlowCondition, pad_glyphs, upsample_codes, velocity
+from mindglm.generate.flow_sampler import FlowCondition, velocity
 from mindglm.models.ar_generator.positions import training_positions
+from mindglm.models.dit_decoder.conditions import pad_glyphs, upsample_codes
 from mindglm.models.dit_decoder.scheduler import model_time
 from mindglm.order import rng
 

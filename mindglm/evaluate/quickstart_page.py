@@ -65,6 +65,7 @@ def run(model, dataset, images, runs, output, seed: int = 0, steps: int = 30, gu
     figures.curves_by_timestep(table["codes"]["by_timestep"], table["codes"]["timesteps"], CODE_TITLES,
                                evaluation.picture_path("timesteps"))
     _write(output / "figures.json", json.dumps(table, indent=1) + "\n")
+    _write(output / "figures.md", report.markdown(table))
     _write(output / "index.html", render(table, output, read_steps(output)))
     return table
 

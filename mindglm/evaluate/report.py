@@ -103,3 +103,26 @@ def ar_table(figures: dict) -> str:
     header = ["grid", "codes a picture", "AR, own caption", "AR, another's caption", "unigram entropy (training)",
               "unigram cross-entropy (held out)", "codes in use"]
     return table(header, rows)
+
+
+def markdown(figures: dict) -> str:
+    """The held-out figures as one Markdown table: what figures.md holds and the project's README repeats."""
+    vae, ar, codes = figures["vae"], figures["ar"]["together"], figures["codes"]["variants"]
+    rows = [("VAE, PSNR in dB", with_error(vae["psnr_db"], 2),
+             f"one flat colour: {with_error(vae['mean_colour_psnr_db'], 2)}"),
+            ("AR generator, nats per code", with_error(ar["captions"]["right"]),
+             f"unigram entropy of the training codes: {number(ar['unigram']['entropy'])}; "
+             f"another picture's caption: {with_error(ar['captions']['other'])}"),
+            ("DiT flow loss, own prior codes", with_error(codes["right"], 4), _others(codes))]
+    if "glyphs" in figures:
+        glyphs = figures["glyphs"]["codes_given"]["variants"]
+        rows.append(("DiT flow loss on signs, own word", with_error(glyphs["right"], 4), _others(glyphs)))
+    lines = ["| held out | with what belongs to it | with something else |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows]) + "\n"
+
+
+def _others(variants: dict) -> str:
+    """The other rows of a comparison: mean, ratio and how many samples the right condition wins."""
+    return "; ".join(f"{CONDITION_TITLES.get(name, name)}: {with_error(figure, 4)} (x {number(figure['ratio'], 3)}, "
+                     f"own better on {100 * figure['right_wins']:.0f} %)"
+                     for name, figure in variants.items() if name != "right")

@@ -27,27 +27,6 @@ class FlowCondition:
     """True where the prior code is withheld."""
 
 
-def upsample_codes(large_Bhw: np.ndarray) -> np.ndarray:
-    """Codes (B, h32, w32) -> the DiT's (B, h16 * w16): every code twice along both sides, raster order."""
-    doubled = large_Bhw.repeat(2, axis=1).repeat(2, axis=2)
-    return doubled.reshape(len(doubled), -1).astype(np.int32)
-
-
-def pad_glyphs(features, multiple: int = 1, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Glyph features [(T_i, D)] -> float32 (B, T, D), padded with zeros on the left, and the mask (B, T) of real rows.
-
-    T is the longest (or `length`), raised to a multiple of `multiple` so that few shapes are compiled.
-    """
-    longest = max(max(len(f) for f in features), length or 0)
-    longest = -(-longest // multiple) * multiple
-    glyph_BTD = np.zeros((len(features), longest, features[0].shape[-1]), np.float32)
-    mask_BT = np.zeros((len(features), longest), bool)
-    for row, feature in enumerate(features):
-        glyph_BTD[row, longest - len(feature):] = feature
-        mask_BT[row, longest - len(feature):] = True
-    return glyph_BTD, mask_BT
-
-
 def velocity(dit, latents_BChw: np.ndarray, condition: FlowCondition, time_B: np.ndarray, height: int, width: int,
              crop_B2=None) -> np.ndarray:
     """One pass of the DiT: float32 (B, C, h, w). `time_B` is the model's time input, the unshifted step minus 1.

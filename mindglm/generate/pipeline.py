@@ -17,12 +17,13 @@ from mindglm import ops  # noqa: F401  (sets up the device before the first comp
 from mindglm.checkpoint.released import component_config, read_json
 from mindglm.errors import UserError
 from mindglm.generate.ar_sampler import ArSampler
-from mindglm.generate.flow_sampler import FlowCondition, pad_glyphs, sample_latents, upsample_codes
+from mindglm.generate.flow_sampler import FlowCondition, sample_latents
 from mindglm.generate.loading import COMPONENTS, check_model_folder, load_component
 from mindglm.generate.sampling import SamplingConfig
 from mindglm.models.ar_generator.config import from_hf as ar_config
 from mindglm.models.ar_generator.model import ArGenerator
 from mindglm.models.ar_generator.processor import Processor
+from mindglm.models.dit_decoder.conditions import pad_glyphs, upsample_codes
 from mindglm.models.dit_decoder.config import from_hf as dit_config
 from mindglm.models.dit_decoder.config import scheduler_from_hf
 from mindglm.models.dit_decoder.model import DiTDecoder

@@ -15,6 +15,7 @@ from mindspore import Parameter, Tensor, mint, nn
 
 from mindglm import ops
 from mindglm.errors import UserError
+from mindglm.models.dit_decoder.conditions import pad_glyphs, upsample_codes
 from mindglm.models.dit_decoder.model import DiTDecoder
 from mindglm.models.dit_decoder.scheduler import Scheduler, model_time
 from mindglm.recipe.models import DiTConfig, SchedulerConfig
@@ -61,7 +62,7 @@ class FlowMatching:
         conditions = [self._conditions(sample, i, draw, training) for i, sample in enumerate(samples)]
         glyphs, codes, drops = zip(*conditions)
         glyph, mask = pad_glyphs(glyphs, self.options.glyph_pad_to)
-        ids = np.stack([np.repeat(np.repeat(c, 2, 0), 2, 1).reshape(-1) for c in codes]).astype(np.int32)
+        ids = upsample_codes(np.stack(codes))
         drop = np.broadcast_to(np.asarray(drops)[:, None], ids.shape).copy()
         return (np.stack(noisy), np.stack(target), glyph, mask, ids, drop, np.asarray(times, np.float32),
                 np.stack([s["target_size"] for s in samples]).astype(np.float32),
@@ -110,17 +111,3 @@ class FlowMatching:
     def component_tensors(self) -> dict[str, Parameter]:
         """The `transformer` component under its released names."""
         return {parameter.name: parameter for parameter in self.model.get_parameters()}
-
-
-def pad_glyphs(glyphs, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Glyph features (T_i, D) -> (B, T, D) padded with zeros on the right, and mask (B, T), True = real.
-
-    T is the longest, rounded up to `multiple`, so that compiled steps see few shapes.
-    """
-    longest = -(-max(len(rows) for rows in glyphs) // multiple) * multiple
-    features = np.zeros((len(glyphs), longest, glyphs[0].shape[1]), np.float32)
-    mask = np.zeros((len(glyphs), longest), bool)
-    for i, rows in enumerate(glyphs):
-        features[i, : len(rows)] = rows
-        mask[i, : len(rows)] = True
-    return features, mask

@@ -1,7 +1,8 @@
 """trainer.type -> the objective object, and the component its model belongs to. Imports only what a run needs."""
 
-import json
 import pathlib
+
+from mindglm.checkpoint.released import read_json
 
 
 def build(recipe):
@@ -30,7 +31,7 @@ def _scheduler(model_dir):
     from mindglm.recipe.models import SchedulerConfig
 
     path = pathlib.Path(model_dir or "") / "scheduler" / "scheduler_config.json"
-    return scheduler_from_hf(json.loads(path.read_text())) if model_dir and path.is_file() else SchedulerConfig()
+    return scheduler_from_hf(read_json(path)) if model_dir and path.is_file() else SchedulerConfig()
 
 
 def component_modules(model_type: str):

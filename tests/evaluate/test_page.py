@@ -76,6 +76,9 @@ def test_page_is_whole_and_needs_no_network(tmp_path):
     assert f"{flow['variants']['other']['ratio']:.2f}" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:|https://openmoji.org\"|https://creativecommons.org/)[^\"]*", page)
     json.dumps(table)  # figures.json can be written
+    lines = report.markdown(table).splitlines()
+    assert len(lines) == 6 and all(line.count("|") == 4 for line in lines)
+    assert f"x {flow['variants']['other']['ratio']:.3f}, own better on" in lines[4]
 
 
 def test_wrong_run_folder_is_refused_before_anything_is_loaded(tmp_path, capsys):

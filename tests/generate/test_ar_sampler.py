@@ -5,7 +5,7 @@ import pytest
 
 from mindglm.errors import UserError
 from mindglm.generate.ar_sampler import ArSampler, pad_prompts
-from mindglm.generate.flow_sampler import upsample_codes
+from mindglm.models.dit_decoder.conditions import upsample_codes
 from mindglm.generate.sampling import SamplingConfig
 from mindglm.models.ar_generator.config import from_hf
 from mindglm.models.ar_generator.model import ArGenerator

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mindglm import generate
 from mindglm.errors import UserError
-from mindglm.generate.flow_sampler import pad_glyphs, upsample_codes
+from mindglm.models.dit_decoder.conditions import pad_glyphs, upsample_codes
 from mindglm.generate.pipeline import Pipeline, pixels_of
 from tests import golden
 

@@ -11,7 +11,8 @@ from mindspore import Tensor
 from mindglm.errors import UserError
 from mindglm.models.dit_decoder import config as dit_config
 from mindglm.models.dit_decoder import hf_names
-from mindglm.objectives.flow_matching import FlowMatching, pad_glyphs
+from mindglm.models.dit_decoder.conditions import pad_glyphs
+from mindglm.objectives.flow_matching import FlowMatching
 from mindglm.recipe.models import SchedulerConfig
 from tests.golden import REPO, fixture, load, rel_error
 
@@ -115,7 +116,7 @@ def test_condition_dropout_takes_codes_and_glyphs_together():
     objective = FlowMatching(CONFIG, options(condition_dropout=0.3, glyph_dropout=0.2), seed=0)
     items = samples(400)
     _, _, glyph, mask, _, drop, *_ = objective.collate(items, draw, training=True)
-    empty = (glyph[:, 0] == 7).all(-1) & (mask.sum(1) == 1)
+    empty = (glyph[:, -1] == 7).all(-1) & (mask.sum(1) == 1)
     assert (drop.all(1) == drop.any(1)).all()
     assert empty[drop[:, 0]].all()
     assert 0.24 < drop[:, 0].mean() < 0.36
