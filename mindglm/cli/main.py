@@ -18,7 +18,7 @@ NOT_YET = {
     "plan": "say beforehand whether a run fits memory and what bounds its speed",
     "doctor": "check this machine before a run",
     "triage": "find the first failing rank in the logs of a run",
-    "audit": "check a dataset or checkpoint folder",
+    "audit": "name the first step at which two runs part",
 }
 
 

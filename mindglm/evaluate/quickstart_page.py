@@ -7,12 +7,11 @@ Writes OUTPUT/index.html (self-contained), OUTPUT/figures.json and OUTPUT/pictur
 
 import argparse
 import contextlib
-import json
-import os
 import pathlib
 import sys
 import time
 
+from mindglm.data.drawing import write_bytes, write_json
 from mindglm.errors import exit_code
 from mindglm.evaluate import figures, report
 
@@ -64,9 +63,9 @@ def run(model, dataset, images, runs, output, seed: int = 0, steps: int = 30, gu
     figures.loss_curves(dict(zip(names, runs)), evaluation.picture_path("losses"))
     figures.curves_by_timestep(table["codes"]["by_timestep"], table["codes"]["timesteps"], CODE_TITLES,
                                evaluation.picture_path("timesteps"))
-    _write(output / "figures.json", json.dumps(table, indent=1) + "\n")
-    _write(output / "figures.md", report.markdown(table))
-    _write(output / "index.html", render(table, output, read_steps(output)))
+    write_json(output / "figures.json", table, indent=1)
+    write_bytes(output / "figures.md", report.markdown(table).encode())
+    write_bytes(output / "index.html", render(table, output, read_steps(output)).encode())
     return table
 
 
@@ -128,12 +127,6 @@ def _glyphs_section(glyphs: dict, shown) -> str:
         report.note("The same with the prior codes withheld, which training never did alone:"),
         report.comparison(glyphs["codes_withheld"]["variants"], "glyphs"),
         shown("glyphs", "The same noise and codes with different glyphs"))
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def main(argv=None) -> int:
