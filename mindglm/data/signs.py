@@ -1,7 +1,7 @@
-"""Signs: a coloured board with one short word in big letters, captioned `a red sign that says "OPEN"`.
+"""Signs: a coloured board with one short word in white letters, captioned `a red sign that says "OPEN"`.
 
 The quotation marks make the word text to be rendered (reference section 3.1). Words are held out whole: a held-out
-word stands on no training sign and in no training caption, whatever its case.
+word stands on no training sign and in no training caption.
 """
 
 import re
@@ -14,16 +14,19 @@ from PIL import Image, ImageDraw, ImageFont
 from mindglm.data.drawing import COLOURS, fraction_of, keyed_rng
 from mindglm.data.sign_words import sign_words
 
-FONTS = ("DejaVuSans-Bold", "DejaVuSans", "DejaVuSansMono-Bold", "DejaVuSerif-Bold", "DejaVuSerif")
+FONTS = ("DejaVuSans-Bold", "DejaVuSansMono-Bold", "DejaVuSerif-Bold")
 GROUNDS = {
     "white": (250, 250, 250), "cream": (250, 242, 222), "light grey": (226, 228, 232),
     "light blue": (214, 230, 248), "light green": (220, 240, 218),
 }
-BOARDS = {**COLOURS, "black": (34, 34, 38)}
-LOWER_CASE_SHARE = 0.15
+BOARDS = {name: COLOURS[name] for name in ("red", "green", "teal", "blue", "purple", "brown")} | {"black": (34, 34, 38)}
+"""Dark enough for white letters."""
+LETTER = (255, 255, 255)
+LETTER_HEIGHTS = (0.2, 0.25)
+BORDERS = (0.06, 0.12, 0.18)
+"""Of the board, above and below the letters; like the letters' heights in parts of the picture's side."""
 LONGEST_WORD = 4
-"""Letters: at 128 px a letter is then about two of the DiT's 16 px tokens wide, which a nano model can learn."""
-LENGTH_SHARES = {1: 0.25, 2: 0.35, 3: 0.4}
+LENGTH_SHARES = {1: 0.2, 2: 0.3, 3: 0.5}
 """Share of the signs with one character, two, and more. A model first learns from single characters what they look
 like, then from two where they stand; from longer words alone it learns neither in minutes."""
 _WORD = re.compile(r"\w+")
@@ -55,7 +58,7 @@ def plan_signs(train_words, held_out_words, count: int, held_out_count: int, see
     """`count` signs as captions.jsonl rows plus the fields `word`, `board` that draw_sign needs.
 
     Training signs keep LENGTH_SHARES; within a length, and among the held-out words, every word comes once before any
-    comes twice. Case and colour follow from the file name alone, so a file that exists is right whatever the counts
+    comes twice. The board's colour follows from the file name alone, so a file that exists is right whatever the counts
     were when it was drawn.
     """
     rows, number, reached = [], count - held_out_count, 0.0
@@ -74,54 +77,40 @@ def _in_turn(words, number: int, split: str, seed: int) -> list[dict]:
 
 def _sign(word: str, turn: int, split: str, seed: int) -> dict:
     name = f"sign-{word.lower()}-{turn}"
-    rng = keyed_rng(seed, name)
-    text = word.lower() if rng.random() < LOWER_CASE_SHARE else word
-    board = list(BOARDS)[rng.integers(len(BOARDS))]
-    article = "an" if board[0] in "aeiou" else "a"
-    return {"file": f"images/{name}.png", "caption": f'{article} {board} sign that says "{text}"',
-            "split": split, "kind": "sign", "word": text, "board": board}
+    board = list(BOARDS)[keyed_rng(seed, name).integers(len(BOARDS))]
+    return {"file": f"images/{name}.png", "caption": f'a {board} sign that says "{word}"',
+            "split": split, "kind": "sign", "word": word, "board": board}
 
 
 def draw_sign(name: str, word: str, board: str, size: int, seed: int) -> Image.Image:
     """RGB image (size, size) of the sign; a pure function of its arguments.
 
-    Letters fill most of the board's width and are stretched to about two fifths of the image's height, as painted
-    signs do, so that a small model has enough pixels to learn their shapes from.
+    The board runs across the whole picture. Every character stands in the middle of a cell a quarter of the picture
+    wide, and the row of cells in the middle of the picture: a small model then meets a character at few places, and
+    learns in minutes what it looks like.
     """
     rng = keyed_rng(seed, "look", name)
-    ground = list(GROUNDS.values())[rng.integers(len(GROUNDS))]
-    image = Image.new("RGB", (size, size), ground)
-    width = int(size * rng.uniform(0.88, 0.97))
-    font, box = _fit(FONTS[rng.integers(len(FONTS))], word, width * rng.uniform(0.84, 0.92), size * 0.5)
-    ink_width, ink_height = box[2] - box[0], max(box[3] - box[1], int(size * rng.uniform(0.36, 0.46)))
-    height = int(ink_height + size * rng.uniform(0.16, 0.30))
-    left, top = (size - width) // 2, (size - height) // 2 + int(rng.integers(-1, 2)) * (size - height) // 12
-    radius = int(size * rng.choice([0.0, 0.06, 0.12]))
-    ImageDraw.Draw(image).rounded_rectangle((left, top, left + width - 1, top + height - 1), radius, fill=BOARDS[board])
-    ink = Image.new("L", (box[2] - box[0], box[3] - box[1]), 0)
-    ImageDraw.Draw(ink).text((-box[0], -box[1]), word, font=font, fill=255)
-    ink = ink.resize((ink_width, ink_height), Image.Resampling.BICUBIC)
-    corner = left + (width - ink_width) // 2, top + (height - ink_height) // 2
-    image.paste(letter_colour(board), (*corner, corner[0] + ink_width, corner[1] + ink_height), ink)
+    image = Image.new("RGB", (size, size), list(GROUNDS.values())[rng.integers(len(GROUNDS))])
+    cell, height = size // LONGEST_WORD, round(size * rng.choice(LETTER_HEIGHTS))
+    font, top = FONTS[rng.integers(len(FONTS))], (size - height) // 2
+    edge = top - round(size * rng.choice(BORDERS))
+    ImageDraw.Draw(image).rectangle((0, edge, size - 1, size - 1 - edge), fill=BOARDS[board])
+    for place, character in enumerate(word):
+        ink = _letter(font, character, round(cell * 0.9), height)
+        left = (size - len(word) * cell) // 2 + place * cell + (cell - ink.width) // 2
+        image.paste(LETTER, (left, top, left + ink.width, top + height), ink)
     return image
 
 
-def letter_colour(board: str) -> tuple[int, int, int]:
-    """White letters, or black ones on a light board."""
-    red, green, blue = BOARDS[board]
-    return (20, 20, 20) if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else (255, 255, 255)
-
-
-def _fit(font_name: str, word: str, width: float, height: float):
-    """The largest font whose ink of `word` fits into width x height pixels, and the ink's box."""
-    probe = _font(font_name, 100).getbbox(word)
-    points = int(100 * min(width / (probe[2] - probe[0]), height / (probe[3] - probe[1])))
-    while True:
-        font = _font(font_name, points)
-        box = font.getbbox(word)
-        if (box[2] - box[0] <= width and box[3] - box[1] <= height) or points <= 6:
-            return font, box
-        points -= 1
+@lru_cache(maxsize=1024)
+def _letter(font_name: str, character: str, width: int, height: int) -> Image.Image:
+    """Ink of a character, grey (L): `height` pixels high, and squeezed into `width` where wider."""
+    font = _font(font_name, 4 * height)
+    box = font.getbbox(character)
+    ink = Image.new("L", (box[2] - box[0], box[3] - box[1]), 0)
+    ImageDraw.Draw(ink).text((-box[0], -box[1]), character, font=font, fill=255)
+    natural = round(ink.width * height / ink.height)
+    return ink.resize((min(width, natural), height), Image.Resampling.LANCZOS)
 
 
 @lru_cache(maxsize=256)

@@ -195,7 +195,7 @@ class VqReconstructionOptions:
 
 @dataclass(frozen=True)
 class GlyphAlignmentOptions:
-    """Each byte's feature predicts its own small picture and its place in the word."""
+    """Each byte's feature is prescribed: a code of its character, half of it its picture, and codes of its places."""
 
     max_bytes: int = 24
     """Longest word drawn, in bytes."""

