@@ -7,6 +7,7 @@
 """
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -22,6 +23,11 @@ WEIGHT_STEM = {
     "transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",
 }
 """Component folder -> the stem of its weight files (transformers or diffusers)."""
+
+METADATA = {"format": "pt"}
+"""What the libraries want to find in a weight file."""
+ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+MAX_SHARD_BYTES = 5 * 10**9
 
 
 def _open_component(root: str | os.PathLike, component: str) -> dict[str, TensorFile]:
@@ -96,7 +102,7 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def write_component(root: str | os.PathLike, component: str, config: Mapping, tensors: Mapping[str, np.ndarray],
-                    dtype: str, weight_map: Mapping[str, str] | None = None, max_shard_bytes: int = 5 * 10**9,
+                    dtype: str, weight_map: Mapping[str, str] | None = None, max_shard_bytes: int = MAX_SHARD_BYTES,
                     extra_files: Mapping[str, bytes] | None = None) -> pathlib.Path:
     """Write (or replace) `<root>/<component>`; the folder appears whole or not at all.
 
@@ -111,23 +117,15 @@ def write_component(root: str | os.PathLike, component: str, config: Mapping, te
     staging = root / f".{component}.{os.getpid()}.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    stem = WEIGHT_STEM[component]
-    shards = _shards(tensors, stem, 2 if dtype == "bfloat16" else 4, weight_map, max_shard_bytes)
-    total = 0
+    shapes = {name: np.shape(array) for name, array in tensors.items()}
+    shards = shard(component, shapes, dtype, weight_map, max_shard_bytes)
     for file, names in shards.items():
-        arrays = {name: convert(np.asarray(tensors[name])) for name in names}
-        write_tensors(staging / file, arrays, {"format": "pt"})
-        total += sum(array.nbytes for array in arrays.values())
-    if list(shards) != [f"{stem}.safetensors"]:
-        place = {name: file for file, names in shards.items() for name in names}
-        sizes = {"total_size": total}
-        if stem == "model":  # transformers also counts the parameters, diffusers does not
-            sizes = {"total_parameters": sum(np.asarray(tensors[name]).size for name in place), **sizes}
-        index = {"metadata": sizes, "weight_map": dict(sorted(place.items()))}
-        write_text(staging / f"{stem}.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+        write_tensors(staging / file, {name: convert(np.asarray(tensors[name])) for name in names}, METADATA)
+    for name, text in index_files(component, shapes, shards, dtype).items():
+        write_text(staging / name, text)
     for name, content in (extra_files or {}).items():
         (staging / name).write_bytes(content)
-    write_text(staging / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_text(staging / "config.json", config_text(config))
     sync_folder(staging)
     replace_folder(staging, root / component)
     return root / component
@@ -144,17 +142,19 @@ def replace_folder(staging: pathlib.Path, target: pathlib.Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _shards(tensors, stem: str, item_bytes: int, weight_map, max_shard_bytes: int) -> dict[str, list[str]]:
-    """{file name: tensor names}, in the order of `tensors`, a new file when the next tensor would not fit."""
+def shard(component: str, shapes: Mapping[str, tuple[int, ...]], dtype: str,
+          weight_map: Mapping[str, str] | None = None, max_shard_bytes: int = MAX_SHARD_BYTES) -> dict[str, list[str]]:
+    """{weight file: tensor names}: by weight_map, or in the order of `shapes`, a new file when one would not fit."""
+    stem = WEIGHT_STEM[component]
     if weight_map is not None:
-        assert set(weight_map) == set(tensors), "the weight map names other tensors"
+        assert set(weight_map) == set(shapes), "the weight map names other tensors"
         shards = {}
-        for name in tensors:
+        for name in shapes:
             shards.setdefault(weight_map[name], []).append(name)
         return shards
     groups, room = [[]], max_shard_bytes
-    for name, array in tensors.items():
-        size = array.size * item_bytes
+    for name, shape in shapes.items():
+        size = math.prod(shape) * ITEM_BYTES[dtype]
         if groups[-1] and size > room:
             groups.append([])
             room = max_shard_bytes
@@ -163,3 +163,23 @@ def _shards(tensors, stem: str, item_bytes: int, weight_map, max_shard_bytes: in
     if len(groups) == 1:
         return {f"{stem}.safetensors": groups[0]}
     return {f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, 1)}
+
+
+def index_files(component: str, shapes: Mapping[str, tuple[int, ...]], shards: Mapping[str, list[str]],
+                dtype: str) -> dict[str, str]:
+    """{file name: text} of the index json that goes with `shards`; {} for a single file."""
+    stem = WEIGHT_STEM[component]
+    if list(shards) == [f"{stem}.safetensors"]:
+        return {}
+    values = sum(math.prod(shape) for shape in shapes.values())
+    sizes = {"total_size": values * ITEM_BYTES[dtype]}
+    if stem == "model":  # transformers also counts the parameters, diffusers does not
+        sizes = {"total_parameters": values, **sizes}
+    place = {name: file for file, names in shards.items() for name in names}
+    index = {"metadata": sizes, "weight_map": dict(sorted(place.items()))}
+    return {f"{stem}.safetensors.index.json": json.dumps(index, indent=2) + "\n"}
+
+
+def config_text(config: Mapping) -> str:
+    """config.json as it is written."""
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"

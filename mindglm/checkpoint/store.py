@@ -102,22 +102,34 @@ def load(root: str | os.PathLike, step: int | None = None) -> Checkpoint:
     Raises UserError when there is none, or naming the damaged file or tensor. The newest complete folder counts, not
     the pointer file: a run killed between the rename and the pointer has lost nothing.
     """
+    folder = locate(root, step)
+    meta = metadata(folder)
+    tensors = {entry["kind"]: _load_file(folder / name, entry) for name, entry in meta["files"].items()}
+    return Checkpoint(folder, meta["step"], tensors, read_json(folder / "common.json"),
+                      (folder / "recipe.yaml").read_text(encoding="utf-8"))
+
+
+def locate(root: str | os.PathLike, step: int | None = None) -> pathlib.Path:
+    """The folder of the newest complete checkpoint under `root`, or of `step`; UserError when there is none."""
     root = pathlib.Path(root)
     found = steps(root)
     if not found or (step is not None and step not in found):
         which = "" if step is None else f" of step {step}"
         raise UserError(f"{root}: no complete checkpoint{which}; found steps {found}")
-    folder = root / f"iteration_{found[-1] if step is None else step:08d}"
-    meta = _read(folder / "metadata.json")
+    return root / f"iteration_{found[-1] if step is None else step:08d}"
+
+
+def metadata(folder: pathlib.Path) -> dict:
+    """The metadata.json of a checkpoint; UserError when it cannot be read or is of another version."""
+    meta = read_json(folder / "metadata.json")
     if meta.get("version") != _VERSION:
         raise UserError(f"{folder}: checkpoint format version {meta.get('version')}, expected {_VERSION}; "
                         "load it with the mindglm release that wrote it")
-    tensors = {entry["kind"]: _load_file(folder / name, entry) for name, entry in meta["files"].items()}
-    return Checkpoint(folder, meta["step"], tensors, _read(folder / "common.json"),
-                      (folder / "recipe.yaml").read_text(encoding="utf-8"))
+    return meta
 
 
-def _read(path: pathlib.Path) -> dict:
+def read_json(path: pathlib.Path) -> dict:
+    """A json file of a checkpoint; UserError when it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -127,7 +139,8 @@ def _read(path: pathlib.Path) -> dict:
 _CURE = "remove this iteration_ folder to continue from an earlier checkpoint"
 
 
-def _load_file(path: pathlib.Path, entry: dict) -> dict[str, np.ndarray]:
+def open_file(path: pathlib.Path, entry: dict) -> TensorFile:
+    """A weight file of a checkpoint, its tensor names those of its entry in metadata.json."""
     try:
         file = TensorFile(path)
     except UserError as error:
@@ -135,6 +148,11 @@ def _load_file(path: pathlib.Path, entry: dict) -> dict[str, np.ndarray]:
     if set(file.names) != set(entry["tensors"]):
         differing = sorted(set(file.names) ^ set(entry["tensors"]))
         raise UserError(f"{path}: holds other tensors than its metadata.json says: {differing[:5]}; {_CURE}")
+    return file
+
+
+def _load_file(path: pathlib.Path, entry: dict) -> dict[str, np.ndarray]:
+    file = open_file(path, entry)
     arrays = {}
     for name, wanted in entry["tensors"].items():
         array = file.raw(name)

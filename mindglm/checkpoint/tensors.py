@@ -7,11 +7,15 @@ The writer lays a file out as the public safetensors library does (metadata firs
 order, header padded with spaces to 8 bytes), so that a released file that is read and written again has the same bytes.
 """
 
+import collections
+import concurrent.futures
 import json
+import math
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +29,45 @@ _CODES = {np.dtype(kind): code for code, kind in _DTYPES.items()}
 # The library's order of dtypes inside a file, widest first; the same order keeps round trips byte-exact.
 _RANK = {code: rank for rank, code in enumerate(
     ["U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL"])}
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20  # stays in the processor's cache between reading, summing and writing
+_PIECES_WAITING = 8
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A tensor on its way into a file, piece by piece: never held whole."""
+
+    code: str
+    """The file's own dtype code: "F32", "BF16", "I64"..."""
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[np.ndarray]]
+    """Gives the values in order, as arrays of any shape."""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * item_bytes(self.code)
+
+
+def item_bytes(code: str) -> int:
+    """Bytes of one value of a dtype code."""
+    return np.dtype(_DTYPES[code]).itemsize
+
+
+def cast(array: np.ndarray, code: str) -> np.ndarray:
+    """Floating values as dtype `code`, bfloat16 being raw uint16 on either side.
+
+    OverflowError when a finite value has no finite counterpart in float16.
+    """
+    if _CODES[array.dtype] == code:
+        return array
+    if code == "BF16":
+        return to_bfloat16(array)
+    values = to_float32(array) if array.dtype == np.uint16 else array
+    with np.errstate(over="ignore"):
+        out = values.astype(_DTYPES[code], copy=False)
+    if code == "F16" and np.isfinite(values).sum() != np.isfinite(out).sum():
+        raise OverflowError(f"values up to {np.abs(values[np.isfinite(values)]).max():g} do not fit float16")
+    return out
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:
@@ -52,6 +94,18 @@ def checksum(array: np.ndarray) -> int:
 
 def _bytes(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _check_no_gaps(header: dict, data_bytes: int) -> None:
+    """ValueError unless the tensors cover the data exactly: bytes that belong to none, or to two, mean damage."""
+    position = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        if begin != position:
+            raise ValueError(f"tensor '{name}' begins at byte {begin} of the data, expected {position}")
+        position = end
+    if position != data_bytes:
+        raise ValueError(f"{data_bytes - position} bytes behind the last tensor")
 
 
 class TensorFile:
@@ -81,11 +135,22 @@ class TensorFile:
                     raise ValueError(f"tensor '{name}' of {wanted} bytes has the byte range {begin}-{end}")
                 if 8 + length + end > size:
                     raise ValueError(f"tensor '{name}' ends at byte {8 + length + end} of a file of {size} bytes")
+            _check_no_gaps(header, size - 8 - length)
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file; expected a safetensors file") from None
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise UserError(f"{self.path}: not a whole safetensors file ({error}); copy it again") from error
         return header, metadata, 8 + length
+
+    @property
+    def header_bytes(self) -> int:
+        """Where the data begin."""
+        return self._start
+
+    @property
+    def by_place(self) -> list[str]:
+        """Tensor names in the order of their bytes."""
+        return sorted(self._entries, key=lambda name: (*self._entries[name]["data_offsets"], name))
 
     @property
     def names(self) -> list[str]:
@@ -116,6 +181,29 @@ class TensorFile:
             data = data.copy()  # old writers did not pad the header; a view would be unaligned
         return np.asarray(data).view(kind).reshape(entry["shape"])
 
+    def pieces(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Values start to stop (of the flattened tensor) in its stored dtype, some megabytes at a time.
+
+        Read, not mapped: what has been handed out is not counted to this process any more.
+        """
+        entry = self._entries[name]
+        kind = np.dtype(_DTYPES[entry["dtype"]])
+        stop = math.prod(entry["shape"]) if stop is None else stop
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self._start + entry["data_offsets"][0] + start * kind.itemsize)
+            while start < stop:
+                count = min(stop - start, _CHUNK // kind.itemsize)
+                piece = np.fromfile(file, kind, count)
+                if piece.size != count:
+                    raise UserError(f"{self.path}: ends inside tensor '{name}'; copy it again")
+                yield piece
+                start += count
+
+    def stream(self, name: str, code: str | None = None) -> Stream:
+        """The tensor on its way into another file, cast to dtype `code` if one is given."""
+        code = code or self.dtype(name)
+        return Stream(code, self.shape(name), lambda: (cast(piece, code) for piece in self.pieces(name)))
+
     def float32(self, name: str) -> np.ndarray:
         """A float32 copy of a floating tensor."""
         return np.array(to_float32(self.raw(name)))
@@ -127,27 +215,68 @@ def read_header(path: str | os.PathLike) -> dict[str, tuple[str, tuple[int, ...]
     return {name: (file.dtype(name), file.shape(name)) for name in file.names}
 
 
-def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray],
-                  metadata: Mapping[str, str] | None = None) -> None:
-    """Write one safetensors file, fsynced. uint16 arrays are stored as BF16. Writes in place: stage it yourself."""
-    codes = {name: _CODES[array.dtype] for name, array in tensors.items()}
-    order = sorted(tensors, key=lambda name: (_RANK[codes[name]], name))
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray | Stream],
+                  metadata: Mapping[str, str] | None = None,
+                  on_bytes: Callable[[int], object] = lambda count: None) -> dict[str, int]:
+    """Write one safetensors file, fsynced; returns {tensor name: crc32}. Writes in place: stage it yourself.
+
+    uint16 arrays are stored as BF16. on_bytes hears how many bytes of data have been written since its last call.
+    """
+    streams = {name: value if isinstance(value, Stream) else _stream_of(value) for name, value in tensors.items()}
+    order = sorted(streams, key=lambda name: (_RANK[streams[name].code], name))
     header = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in order:
-        array = tensors[name]
-        end = offset + array.nbytes
-        header[name] = {"dtype": codes[name], "shape": list(array.shape), "data_offsets": [offset, end]}
+        end = offset + streams[name].nbytes
+        header[name] = {"dtype": streams[name].code, "shape": list(streams[name].shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    checksums = {}
+    with open(path, "wb", buffering=0) as file:
+        write_all(file, len(text).to_bytes(8, "little") + text)
         for name in order:
-            data = _bytes(tensors[name])
-            for start in range(0, data.size, _CHUNK):
-                file.write(data[start:start + _CHUNK])
+            checksums[name] = write_pieces(file, streams[name].pieces(), on_bytes)
+        assert file.tell() == 8 + len(text) + offset, f"{path}: a tensor gave another number of values than its shape"
         sync(file)
+    return checksums
+
+
+def _stream_of(array: np.ndarray) -> Stream:
+    def pieces():
+        data = _bytes(array)
+        return (data[start:start + _CHUNK] for start in range(0, data.size, _CHUNK))
+
+    return Stream(_CODES[array.dtype], array.shape, pieces)
+
+
+def write_pieces(file, pieces: Iterable[np.ndarray], on_bytes: Callable[[int], object]) -> int:
+    """Append arrays to an open unbuffered file; returns the crc32 of all of them.
+
+    The sum is taken in a thread of its own while the next piece is read and written: zlib releases the interpreter.
+    """
+    crc, waiting = 0, collections.deque()
+
+    def add(data: np.ndarray) -> None:
+        nonlocal crc
+        crc = zlib.crc32(data, crc)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as summing:
+        for piece in pieces:
+            data = _bytes(piece)
+            waiting.append(summing.submit(add, data))
+            write_all(file, data)
+            on_bytes(data.size)
+            if len(waiting) > _PIECES_WAITING:
+                waiting.popleft().result()
+    return crc
+
+
+def write_all(file, data) -> None:
+    """All of `data` into an unbuffered file, which may take it in parts."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view):]
 
 
 def sync(file) -> None:

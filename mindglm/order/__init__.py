@@ -1,6 +1,6 @@
 """Sample order and random draws as pure functions of (seed, epoch, step, sample id), never of the rank (NumPy only)."""
 
-from mindglm.order.randomness import rng
+from mindglm.order.randomness import initial_values, rng
 from mindglm.order.samples import batch_ids, epoch_order
 
-__all__ = ["batch_ids", "epoch_order", "rng"]
+__all__ = ["batch_ids", "epoch_order", "initial_values", "rng"]

@@ -1,6 +1,14 @@
 """Recipes: one YAML file describes one training run. Pure Python, no MindSpore."""
 
-from mindglm.recipe.loading import load, loads, to_yaml
 from mindglm.recipe.schema import Recipe
 
 __all__ = ["Recipe", "load", "loads", "to_yaml"]
+
+
+def __getattr__(name: str):
+    """load, loads and to_yaml, imported when asked for: who needs the structures only (ckpt_tools) needs no PyYAML."""
+    if name in __all__:
+        from mindglm.recipe import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -78,3 +78,46 @@ def test_text_is_replaced_whole(tmp_path):
         tensors.write_text(path, text)
         assert path.read_text() == text
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_bytes_that_belong_to_no_tensor_or_to_two_are_damage(tmp_path):
+    path = tmp_path / "f.safetensors"
+    for offsets, rest, message in (([8, 24], 24, "begins at byte 8"), ([0, 16], 20, "4 bytes behind the last tensor")):
+        header = json.dumps({"x": {"dtype": "F32", "shape": [4], "data_offsets": offsets}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(rest))
+        with pytest.raises(UserError, match=message):
+            tensors.TensorFile(path)
+    two = {name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "xy"}
+    header = json.dumps(two).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(UserError, match="tensor 'y' begins at byte 0"):
+        tensors.TensorFile(path)
+
+
+def test_streams_give_the_file_that_arrays_give(tmp_path, monkeypatch):
+    """In pieces of a few bytes: same file, same checksums, every byte counted once; and cast on the way."""
+    monkeypatch.setattr(tensors, "_CHUNK", 24)
+    rng = np.random.default_rng(1)
+    arrays = {"w": rng.standard_normal((7, 5)).astype(np.float32), "ids": np.arange(11), "none": np.zeros((0, 2)),
+              "half": tensors.to_bfloat16(rng.standard_normal(13).astype(np.float32))}
+    tensors.write_tensors(tmp_path / "a", arrays, {"format": "pt"})
+    file, heard = tensors.TensorFile(tmp_path / "a"), []
+    sums = tensors.write_tensors(tmp_path / "b", {name: file.stream(name) for name in arrays}, {"format": "pt"},
+                                 heard.append)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sums == {name: tensors.checksum(array) for name, array in arrays.items()}
+    assert sum(heard) == sum(array.nbytes for array in arrays.values()) and max(heard) <= 24
+    assert np.array_equal(np.concatenate(list(file.pieces("w", 3, 20))), arrays["w"].reshape(-1)[3:20])
+    tensors.write_tensors(tmp_path / "c", {"w": file.stream("w", "BF16"), "half": file.stream("half", "F32")})
+    other = tensors.TensorFile(tmp_path / "c")
+    assert np.array_equal(other.raw("w"), tensors.to_bfloat16(arrays["w"])) and other.dtype("half") == "F32"
+    assert np.array_equal(other.raw("half"), tensors.to_float32(arrays["half"]))
+
+
+def test_casts_are_those_of_numpy_and_float16_never_becomes_infinite():
+    values = np.array([1.0, -3.5, 1e-8, 65504.0], np.float32)
+    assert tensors.cast(values, "F16").tolist() == values.astype(np.float16).tolist()
+    assert tensors.cast(tensors.to_bfloat16(values[:2]), "F32").tolist() == [1.0, -3.5]
+    assert tensors.cast(np.array([np.inf], np.float32), "F16")[0] == np.inf
+    with pytest.raises(OverflowError, match="70000"):
+        tensors.cast(np.array([7e4], np.float32), "F16")

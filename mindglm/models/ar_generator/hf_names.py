@@ -1,9 +1,12 @@
 """Names and shapes of the released `vision_language_encoder` component, without allocating anything (section 4.2)."""
 
+from mindglm.models.names import Pair, same_names
 from mindglm.recipe.models import ArGeneratorConfig
 
 COMPONENT = "vision_language_encoder"
 DTYPE = "bfloat16"
+ALIASES: dict[str, str] = {}
+"""Names under which a released file may hold a tensor a second time: none."""
 
 LANGUAGE_PREFIXES = ("model.language_model.", "lm_head.")
 TOKENIZER_PREFIXES = ("model.visual.", "model.vqmodel.")
@@ -12,6 +15,11 @@ TOKENIZER_PREFIXES = ("model.visual.", "model.vqmodel.")
 def tensors(config: ArGeneratorConfig) -> dict[str, tuple[int, ...]]:
     """{tensor name: shape} of the whole component."""
     return {**language_tensors(config), **tokenizer_tensors(config)}
+
+
+def name_map(config: ArGeneratorConfig) -> list[Pair]:
+    """Our parameter names <-> released names: the same, tensor for tensor; ALIASES may stand beside them."""
+    return same_names(tensors(config))
 
 
 def language_tensors(config: ArGeneratorConfig) -> dict[str, tuple[int, ...]]:

@@ -1,9 +1,12 @@
 """Names and shapes of the released `transformer` component, from the config alone (reference section 4.2)."""
 
+from mindglm.models.names import Pair, same_names
 from mindglm.recipe.models import DiTConfig
 
 COMPONENT = "transformer"
 DTYPE = "bfloat16"
+ALIASES: dict[str, str] = {}
+"""Names under which a released file may hold a tensor a second time: none."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -26,6 +29,11 @@ def tensors(config: DiTConfig) -> Shapes:
     for i in range(config.num_layers):
         found.update(block_tensors(config, f"transformer_blocks.{i}"))
     return {**found, **_linear("norm_out.linear", time, 2 * d), **_linear("proj_out", d, config.out_channels * patch)}
+
+
+def name_map(config: DiTConfig) -> list[Pair]:
+    """Our parameter names <-> released names: the same, tensor for tensor; ALIASES may stand beside them."""
+    return same_names(tensors(config))
 
 
 def block_tensors(config: DiTConfig, name: str) -> Shapes:

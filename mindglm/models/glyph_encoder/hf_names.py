@@ -1,12 +1,12 @@
-"""Names and shapes of the released `text_encoder` component, from the config alone (reference section 4.2).
+"""Names and shapes of the released `text_encoder` component, from the config alone (reference section 4.2)."""
 
-`encoder.embed_tokens.weight` is an alias of `shared.weight` in some files; it is not listed and not needed.
-"""
-
+from mindglm.models.names import Pair, same_names
 from mindglm.recipe.models import GlyphConfig
 
 COMPONENT = "text_encoder"
 DTYPE = "float32"
+ALIASES = {"encoder.embed_tokens.weight": "shared.weight"}
+"""Names under which a released file may hold a tensor a second time, with the same values, or instead."""
 
 
 def tensors(config: GlyphConfig) -> dict[str, tuple[int, ...]]:
@@ -28,3 +28,8 @@ def tensors(config: GlyphConfig) -> dict[str, tuple[int, ...]]:
         found[f"{feed_forward}.layer_norm.weight"] = (d,)
     found["encoder.final_layer_norm.weight"] = (d,)
     return found
+
+
+def name_map(config: GlyphConfig) -> list[Pair]:
+    """Our parameter names <-> released names: the same, tensor for tensor; ALIASES may stand beside them."""
+    return same_names(tensors(config))

@@ -1,9 +1,12 @@
 """Names and shapes of the released `vae` component, from the config alone (reference section 4.2)."""
 
+from mindglm.models.names import Pair, same_names
 from mindglm.recipe.models import VAEConfig
 
 COMPONENT = "vae"
 DTYPE = "bfloat16"
+ALIASES: dict[str, str] = {}
+"""Names under which a released file may hold a tensor a second time: none."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -11,6 +14,11 @@ Shapes = dict[str, tuple[int, ...]]
 def tensors(config: VAEConfig) -> Shapes:
     """Every tensor of the component: name -> shape. Nothing is allocated."""
     return {**_encoder(config), **_decoder(config)}
+
+
+def name_map(config: VAEConfig) -> list[Pair]:
+    """Our parameter names <-> released names: the same, tensor for tensor; ALIASES may stand beside them."""
+    return same_names(tensors(config))
 
 
 def _conv(name: str, inputs: int, outputs: int, kernel: int = 3) -> Shapes:
