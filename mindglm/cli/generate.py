@@ -1,9 +1,11 @@
-"""Generate pictures from prompts.
+"""Generate pictures from prompts and source images.
 
     mindglm generate --model DIR --prompt 'a red sign that says "OPEN"' --output sign.png
+    mindglm generate --model DIR --prompt 'make it blue' --image sign.png --output blue.png
 
-Text to be drawn stands in quotes inside the prompt. Several prompts or images come out as one grid, a row a prompt.
-Same model, prompts, sizes and seed: same picture.
+Text to be drawn stands in quotes inside the prompt. Several prompts or pictures come out as one grid, a row a prompt.
+Source images serve every prompt, in the order given; their sides must be multiples of 32 within the model's range.
+Same model, prompts, source images, sizes and seed: same picture.
 """
 
 import argparse
@@ -13,7 +15,13 @@ from mindglm.cli.types import count, natural, size, weight
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="released-layout folder with all components")
-    parser.add_argument("--prompt", required=True, action="append", metavar="TEXT", help="may be given several times")
+    parser.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be given several times"
+    )
+    parser.add_argument("--prompt-file", metavar="FILE", help="more prompts, one a line (UTF-8)")
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="source image; may be given several times"
+    )
     parser.add_argument("--height", type=size, help="pixels, a multiple of 32 (default: what the model was made for)")
     parser.add_argument("--width", type=size, help="pixels, a multiple of 32 (default: what the model was made for)")
     parser.add_argument("--steps", type=count, default=50, help="denoising steps (default %(default)s)")
@@ -22,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=natural, default=0, help="default %(default)s")
     parser.add_argument("--num-images", type=count, default=1, help="pictures a prompt (default %(default)s)")
+    parser.add_argument(
+        "--prior-codes", metavar="FILE.json", help="decode these codes (of --save-prior-codes) instead of drawing codes"
+    )
+    parser.add_argument("--save-prior-codes", metavar="FILE.json", help="write the codes that were drawn")
     parser.add_argument("--output", required=True, metavar="FILE.png")
 
 
@@ -38,4 +50,8 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         num_images=args.num_images,
         output=args.output,
+        images=args.image,
+        prompt_file=args.prompt_file,
+        prior_codes=args.prior_codes,
+        save_prior_codes=args.save_prior_codes,
     )

@@ -40,23 +40,30 @@ class ArSampler:
 
         self._step = ms.jit(step) if compiled else step
 
-    def generate(self, prompts, large, preview, generators, hf_compatible: bool = False, on_code=None):
+    def generate(self, prompts, large, preview, generators, hf_compatible: bool = False, on_code=None,
+                 source_grids=None):
         """Samples the preview grid, then the large grid, for every prompt.
 
         Args:
-            prompts: prompt ids of each picture (lists of int), all of one target size.
-            large, preview: (rows, columns) of the two grids.
+            prompts: prompt ids of each picture (lists of int), all of one target size; codes of source images are in
+                their places.
+            large, preview: (rows, columns) of the two grids; preview is None with source images: none is written.
             generators: one np.random.Generator a picture.
             hf_compatible: let the model choose any id, as the public pipeline does, and fail where that one would.
             on_code: called without argument after every code.
+            source_grids: of each prompt, the (rows, columns) of its source images; None for text to image.
 
-        Returns int32 preview codes (B, *preview) and large codes (B, *large).
+        Returns int32 preview codes (B, *preview), or None, and large codes (B, *large).
         """
-        cut, total = preview[0] * preview[1], preview[0] * preview[1] + large[0] * large[1]
-        num_codes = self.model.config.num_codes
-        ids_BS, valid_BS = pad_prompts(prompts, self.model.config.image_end_token_id)
-        position_3BS, after = prefill_positions(ids_BS, valid_BS)
-        position_3BL = decode_positions(after, [[large, preview]] * len(prompts))
+        config = self.model.config
+        num_codes = config.num_codes
+        grids = [large] if preview is None else [large, preview]  # as the prompt lists them; written in reverse
+        total = sum(rows * columns for rows, columns in grids)
+        cut = total - large[0] * large[1]
+        ids_BS, valid_BS = pad_prompts(prompts, config.image_end_token_id)
+        position_3BS, after = prefill_positions(ids_BS, valid_BS, source_grids, config.image_start_token_id,
+                                                config.image_end_token_id)
+        position_3BL = decode_positions(after, [grids] * len(prompts))
         logits, cache, valid_BT = self._prefill(ids_BS, position_3BS, valid_BS, total)
         codes_BL = np.zeros((len(prompts), total), np.int32)
         for index in range(total):
@@ -71,7 +78,8 @@ class ArSampler:
                 entry = ids_BS.shape[1] + index
                 logits, cache = self._feed(chosen, position_3BL[:, :, index:index + 1], cache, valid_BT, entry)
                 valid_BT[:, entry] = True
-        return codes_BL[:, :cut].reshape(-1, *preview), codes_BL[:, cut:].reshape(-1, *large)
+        preview_codes = None if preview is None else codes_BL[:, :cut].reshape(-1, *preview)
+        return preview_codes, codes_BL[:, cut:].reshape(-1, *large)
 
     def _prefill(self, ids_BS, position_3BS, valid_BS, total: int):
         """Logits (B, V) of the first code, the cache with room for all codes, and which entries are filled (B, T)."""

@@ -3,7 +3,7 @@
 Everything outside the DiT is NumPy in float32, as the public pipeline keeps predictions and latents.
 
 Shapes: B pictures, C latent channels, h w latent sides (H / 8, W / 8), T glyph tokens, D their width,
-N = (h / 2) (w / 2) prior codes.
+N = (h / 2) (w / 2) prior codes; n samples with reference images, R reference tokens of a sample.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindglm import ops  # noqa: F401  (sets up the device before the first computation)
+from mindglm.models.dit_decoder.model import Cache
 from mindglm.models.dit_decoder.scheduler import model_time
 
 
@@ -25,6 +26,10 @@ class FlowCondition:
     prior_ids_BN: np.ndarray
     prior_drop_BN: np.ndarray
     """True where the prior code is withheld."""
+    references: Cache | None = None
+    """Of the reference images, n samples, n divides B; None: text to image, or the pass without conditions."""
+    reference_mask_nR: np.ndarray | None = None
+    """True where a reference token is real; None: all are."""
 
 
 def velocity(dit, latents_BChw: np.ndarray, condition: FlowCondition, time_B: np.ndarray, height: int, width: int,
@@ -36,11 +41,10 @@ def velocity(dit, latents_BChw: np.ndarray, condition: FlowCondition, time_B: np
     batch = len(latents_BChw)
     crop_B2 = np.zeros((batch, 2), np.float32) if crop_B2 is None else crop_B2.astype(np.float32)
     size_B2 = np.tile(np.array([[height, width]], np.float32), (batch, 1))
-    mask = condition.glyph_mask_BT
     arguments = [latents_BChw, condition.glyph_BTD, condition.prior_ids_BN, condition.prior_drop_BN,
                  np.asarray(time_B, np.float32), size_B2, crop_B2]
-    tensors = [Tensor(np.ascontiguousarray(a)) for a in arguments]
-    out = dit(*tensors) if mask is None else dit(*tensors, Tensor(mask))
+    masks = [None if mask is None else Tensor(mask) for mask in (condition.glyph_mask_BT, condition.reference_mask_nR)]
+    out = dit(*[Tensor(np.ascontiguousarray(a)) for a in arguments], masks[0], condition.references, masks[1])
     return out.asnumpy().astype(np.float32)
 
 

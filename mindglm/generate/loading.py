@@ -12,8 +12,11 @@ COMPONENTS = ("vision_language_encoder", "transformer", "vae", "text_encoder")
 _CONFIGS = {"scheduler": "scheduler_config.json", "processor": "tokenizer.json"}
 
 
-def check_model_folder(model_dir, components=COMPONENTS) -> pathlib.Path:
-    """Raises UserError unless `model_dir` is a GLM-Image folder with all of `components`; reads only small files."""
+def check_model_folder(model_dir, components=COMPONENTS, with_images: bool = False) -> pathlib.Path:
+    """Raises UserError unless `model_dir` is a GLM-Image folder with all of `components`; reads only small files.
+
+    with_images: the image tokenizer must be there too.
+    """
     root = pathlib.Path(model_dir)
     if not root.is_dir():
         raise UserError(f"model folder {root}: no such folder. Give the folder that holds model_index.json, for "
@@ -34,6 +37,10 @@ def check_model_folder(model_dir, components=COMPONENTS) -> pathlib.Path:
     for component in components:
         if component == "vision_language_encoder":
             _check_has_decoder(root)
+            if with_images and "model.visual.patch_embed.proj.weight" not in component_header(root, component):
+                raise UserError(f"model folder {root}: vision_language_encoder holds no image tokenizer (no "
+                                "model.visual.* tensors), which source images need. Generate without images, or put "
+                                "the tokenizer into the component.")
     return root
 
 

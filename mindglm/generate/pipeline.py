@@ -1,4 +1,4 @@
-"""Text to image from a folder in the released layout (reference section 3.1).
+"""Text (and source images) to image, from a folder in the released layout (reference section 3).
 
 Departures from the public pipeline, each undone by `hf_compatible=True`: ids that are no image code are forbidden
 inside a grid; glyph padding in a batch is masked, so that a picture never depends on its neighbours. Every picture
@@ -19,10 +19,12 @@ from mindglm.errors import UserError
 from mindglm.generate.ar_sampler import ArSampler
 from mindglm.generate.flow_sampler import FlowCondition, sample_latents
 from mindglm.generate.loading import COMPONENTS, check_model_folder, load_component
+from mindglm.generate.references import Reference, ReferenceReader, batch_cache
 from mindglm.generate.sampling import SamplingConfig
 from mindglm.models.ar_generator.config import from_hf as ar_config
 from mindglm.models.ar_generator.model import ArGenerator
-from mindglm.models.ar_generator.processor import Processor
+from mindglm.models.ar_generator.processor import Processor, with_codes
+from mindglm.models.ar_generator.vision import VisionTokenizer
 from mindglm.models.dit_decoder.conditions import pad_glyphs, upsample_codes
 from mindglm.models.dit_decoder.config import from_hf as dit_config
 from mindglm.models.dit_decoder.config import scheduler_from_hf
@@ -33,6 +35,7 @@ from mindglm.models.glyph_encoder.model import GlyphEncoder
 from mindglm.models.glyph_encoder.text import embed_prompts
 from mindglm.models.vae.config import from_hf as vae_config
 from mindglm.models.vae.model import VAE
+from mindglm.models.vae.pixels import pixels_of
 from mindglm.order import rng
 
 GLYPH_PAD = 8
@@ -43,15 +46,19 @@ class Pipeline:
     """The components of one model folder, and the way from prompts to pictures."""
 
     def __init__(self, ar, dit, vae, glyph_encoder, processor, scheduler, sampling: SamplingConfig,
-                 compiled: bool = False, hf_compatible: bool = False):
-        """compiled: run the repeated passes as graphs; each new shape costs some seconds first."""
+                 compiled: bool = False, hf_compatible: bool = False, tokenizer=None):
+        """compiled: run the repeated passes as graphs; each new shape costs some seconds first.
+
+        tokenizer: the VisionTokenizer, needed for source images only.
+        """
         self.ar, self.dit, self.vae, self.glyph_encoder = ar, dit, vae, glyph_encoder
         self.processor, self.scheduler, self.hf_compatible = processor, scheduler, hf_compatible
         self.ar_sampler = ArSampler(ar, sampling, compiled)
+        self.reader = None if tokenizer is None else ReferenceReader(tokenizer, vae, dit, processor)
         self._empty_glyph = None
 
-        def dit_pass(latents, glyph, prior, drop, time, size, crop, mask=None):
-            return dit(latents, glyph, prior, drop, time, size, crop, mask)
+        def dit_pass(latents, glyph, prior, drop, time, size, crop, mask=None, references=None, reference_mask=None):
+            return dit(latents, glyph, prior, drop, time, size, crop, mask, references, reference_mask)
 
         def vae_decode(latents):
             return vae.decode(latents)
@@ -60,42 +67,69 @@ class Pipeline:
         self.vae_decode = ms.jit(vae_decode) if compiled else vae_decode
 
     @classmethod
-    def from_pretrained(cls, model_dir, compiled: bool = False, hf_compatible: bool = False) -> "Pipeline":
-        """Loads every component; raises UserError when the folder is incomplete, foreign or inconsistent."""
-        root = check_model_folder(model_dir)
+    def from_pretrained(cls, model_dir, compiled: bool = False, hf_compatible: bool = False,
+                        with_images: bool = False) -> "Pipeline":
+        """Loads every component; raises UserError when the folder is incomplete, foreign or inconsistent.
+
+        with_images: also the image tokenizer, which source images need.
+        """
+        root = check_model_folder(model_dir, with_images=with_images)
+        generator = ar_config(component_config(root, "vision_language_encoder"))
         built = {
-            "vision_language_encoder": ArGenerator(ar_config(component_config(root, "vision_language_encoder"))),
+            "vision_language_encoder": ArGenerator(generator),
             "transformer": DiTDecoder(dit_config(component_config(root, "transformer"))),
             "vae": VAE(vae_config(component_config(root, "vae"))),
             "text_encoder": GlyphEncoder(glyph_config(component_config(root, "text_encoder"))),
         }
         _check_agreement(root, *built.values())
-        cells = [load_component(built[name], root, name) for name in COMPONENTS]
-        for cell in cells:
-            cell.set_train(False)
+        cells = [load_component(built[name], root, name).set_train(False) for name in COMPONENTS]
+        tokenizer = None
+        if with_images:
+            tokenizer = load_component(VisionTokenizer(generator), root, "vision_language_encoder").set_train(False)
         scheduler = Scheduler(scheduler_from_hf(read_json(root / "scheduler" / "scheduler_config.json")))
         return cls(*cells, Processor.from_pretrained(root), scheduler, SamplingConfig.from_pretrained(root), compiled,
-                   hf_compatible)
+                   hf_compatible, tokenizer)
 
     def __call__(self, prompts, height: int, width: int, steps: int = 50, guidance_scale: float = 1.5, seed: int = 0,
                  num_images: int = 1, prior_codes=None, glyph_prompts=None, batch_size: int = 16,
-                 decode_batch: int = 8, progress: bool = False) -> list[Image.Image]:
+                 decode_batch: int = 8, progress: bool = False, images=None, on_codes=None) -> list[Image.Image]:
         """Pictures of every prompt, the `num_images` of a prompt side by side.
 
         prior_codes: large codes int (len(prompts) * num_images, h32, w32) to decode instead of sampling them.
         glyph_prompts: prompts whose quoted strings are drawn, in place of `prompts`.
+        images: source images (PIL): one list for all prompts, or a list of lists, one a prompt.
+        on_codes: called with the sampled large codes, before the long way from them to pictures.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         keys = [(p, i) for p in range(len(prompts)) for i in range(num_images)]
         glyphs = self.glyph_features(prompts if glyph_prompts is None else glyph_prompts)
+        references = self.read_images(images, len(prompts))
+        if references is not None:
+            references = [references[p] for p, _ in keys]
         if prior_codes is None:
             prior_codes = self.sample_codes([prompts[p] for p, _ in keys], height, width,
-                                            [rng(seed, i, p, "generate/codes") for p, i in keys], batch_size, progress)
+                                            [rng(seed, i, p, "generate/codes") for p, i in keys], batch_size, progress,
+                                            references)
+            if on_codes is not None:
+                on_codes(prior_codes)
         prior_codes = np.asarray(prior_codes)
         noise = np.stack([self.noise(height, width, rng(seed, i, p, "generate/noise")) for p, i in keys])
         latents = self.sample_latents(noise, prior_codes, [glyphs[p] for p, _ in keys], height, width, steps,
-                                      guidance_scale, batch_size, progress)
+                                      guidance_scale, batch_size, progress, references=references)
         return [Image.fromarray(pixels) for pixels in self.decode(latents, decode_batch)]
+
+    def read_images(self, images, prompts: int) -> list[list[Reference]] | None:
+        """Source images as `__call__` takes them -> References of each prompt; None when there are no images."""
+        if not images:
+            return None
+        images = list(images) if isinstance(images[0], (list, tuple)) else [list(images)] * prompts
+        if len(images) != prompts or not all(images):
+            counts = ", ".join(str(len(own)) for own in images)
+            raise UserError(f"source images for {len(images)} prompts ({counts} images); there are {prompts} prompts, "
+                            "and each needs at least one image. Generate prompts without images in a call of their "
+                            "own.")
+        assert self.reader is not None, "this pipeline was built without the image tokenizer (with_images=True)"
+        return self.reader.read(images)
 
     def noise(self, height: int, width: int, generator) -> np.ndarray:
         """Standard normal (C, H / 8, W / 8), float32."""
@@ -104,23 +138,33 @@ class Pipeline:
                                          dtype=np.float32)
 
     def sample_codes(self, prompts, height: int, width: int, generators, batch_size: int = 16,
-                     progress: bool = False) -> np.ndarray:
-        """Large codes int32 (len(prompts), h32, w32) from the AR generator; the preview grid is drawn and dropped."""
-        ids = [self.processor.prompt_ids(prompt, height, width) for prompt in prompts]
+                     progress: bool = False, references=None) -> np.ndarray:
+        """Large codes int32 (len(prompts), h32, w32) from the AR generator.
+
+        The preview grid is drawn and dropped; with references (a list of Reference a prompt) none is drawn.
+        """
         large, preview = self.processor.target_grids(height, width)
+        grids = None
+        if references is None:
+            ids = [self.processor.prompt_ids(prompt, height, width) for prompt in prompts]
+        else:
+            preview, grids = None, [[image.codes.shape for image in own] for own in references]
+            ids = [with_codes(self.processor.prompt_ids(prompt, height, width, own_grids),
+                              [image.codes for image in own], self.ar.config.image_token_id)
+                   for prompt, own_grids, own in zip(prompts, grids, references, strict=True)]
         chunks = _chunks(len(prompts), batch_size)
-        total = (large[0] * large[1] + preview[0] * preview[1]) * len(chunks)
+        total = (large[0] * large[1] + (0 if preview is None else preview[0] * preview[1])) * len(chunks)
         with tqdm(total=total, desc="image codes", unit="code", disable=not progress) as bar:
-            parts = [self.ar_sampler.generate(ids[c], large, preview, generators[c], self.hf_compatible, bar.update)[1]
-                     for c in chunks]
+            parts = [self.ar_sampler.generate(ids[c], large, preview, generators[c], self.hf_compatible, bar.update,
+                                              None if grids is None else grids[c])[1] for c in chunks]
         return np.concatenate(parts)
 
     def glyph_features(self, prompts) -> list[np.ndarray]:
         """Features (T, D) of the quoted strings of each prompt."""
         return embed_prompts(self.glyph_encoder, list(prompts))
 
-    def conditions(self, large_codes, glyphs, drop=None) -> tuple[FlowCondition, FlowCondition]:
-        """The pass with codes and glyphs, and the pass without: reference section 3.1 step 9.
+    def conditions(self, large_codes, glyphs, drop=None, references=None) -> tuple[FlowCondition, FlowCondition]:
+        """The pass with codes, glyphs and references, and the pass without: reference section 3.1 step 9.
 
         drop: bool (B,), pictures whose codes are withheld even in the first pass.
         """
@@ -134,12 +178,17 @@ class Pipeline:
         if drop is not None:
             dropped[np.asarray(drop, bool)] = True
         mask = None if self.hf_compatible else mask_BT
-        return (FlowCondition(glyph_BTD, mask, prior_BN, dropped),
+        cache = (None, None) if references is None else batch_cache(references)
+        return (FlowCondition(glyph_BTD, mask, prior_BN, dropped, *cache),
                 FlowCondition(empty_BTD, None, prior_BN, np.ones(prior_BN.shape, bool)))
 
     def sample_latents(self, noise, large_codes, glyphs, height: int, width: int, steps: int, guidance_scale: float,
-                       batch_size: int = 16, progress: bool = False, drop=None, on_step=None) -> np.ndarray:
-        """Normalised latents float32 (B, C, H / 8, W / 8) for given noise, large codes and glyph features."""
+                       batch_size: int = 16, progress: bool = False, drop=None, on_step=None,
+                       references=None) -> np.ndarray:
+        """Normalised latents float32 (B, C, H / 8, W / 8) for given noise, large codes and glyph features.
+
+        references: a list of Reference a picture, or None.
+        """
         chunks = _chunks(len(noise), batch_size)
         parts = []
         with tqdm(total=steps * len(chunks), desc="flow steps", unit="step", disable=not progress) as bar:
@@ -149,8 +198,9 @@ class Pipeline:
                     on_step(i, latents)
 
             for c in chunks:
-                with_codes, without = self.conditions(large_codes[c], glyphs[c], None if drop is None else drop[c])
-                parts.append(sample_latents(self.dit_pass, self.scheduler, noise[c], with_codes, without, height, width,
+                given, withheld = self.conditions(large_codes[c], glyphs[c], None if drop is None else drop[c],
+                                                  None if references is None else references[c])
+                parts.append(sample_latents(self.dit_pass, self.scheduler, noise[c], given, withheld, height, width,
                                             steps, guidance_scale, tick))
         return np.concatenate(parts)
 
@@ -158,12 +208,6 @@ class Pipeline:
         """Normalised latents -> pixels uint8 (B, H, W, 3)."""
         parts = [pixels_of(self.vae_decode(Tensor(latents[c])).asnumpy()) for c in _chunks(len(latents), batch_size)]
         return np.concatenate(parts)
-
-
-def pixels_of(images_NCHW: np.ndarray) -> np.ndarray:
-    """Images in [-1, 1] (clamped) -> uint8 (N, H, W, 3)."""
-    unit = np.clip(images_NCHW.astype(np.float32) / 2 + 0.5, 0, 1)
-    return np.round(unit * 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def _chunks(count: int, size: int) -> list[slice]:

@@ -89,7 +89,8 @@ def test_generate(monkeypatch):
     calls = spy(monkeypatch, generate, "cli_run")
     assert cli.main(["generate", "--model", "m", "--prompt", "a cat", "--prompt", "a dog", "--output", "x.png"]) == 0
     expected = dict(model="m", prompts=["a cat", "a dog"], height=None, width=None, steps=50, guidance_scale=1.5)
-    assert calls[0] == {**expected, "seed": 0, "num_images": 1, "output": "x.png"}
+    nothing = {"images": [], "prompt_file": None, "prior_codes": None, "save_prior_codes": None}
+    assert calls[0] == {**expected, "seed": 0, "num_images": 1, "output": "x.png", **nothing}
     given = [
         "--height",
         "64",
@@ -106,7 +107,13 @@ def test_generate(monkeypatch):
     ]
     assert cli.main(["generate", "--model", "m", "--prompt", "a", "--output", "x.png", *given]) == 0
     expected = dict(model="m", prompts=["a"], height=64, width=96, steps=4, guidance_scale=2.0)
-    assert calls[1] == {**expected, "seed": 7, "num_images": 3, "output": "x.png"}
+    assert calls[1] == {**expected, "seed": 7, "num_images": 3, "output": "x.png", **nothing}
+    files = ["--prompt-file", "p.txt", "--image", "1.png", "--image", "2.jpg", "--save-prior-codes", "c.json"]
+    assert cli.main(["generate", "--model", "m", "--output", "x.png", *files]) == 0
+    assert {"prompts": [], **nothing, "prompt_file": "p.txt", "images": ["1.png", "2.jpg"],
+            "save_prior_codes": "c.json"}.items() <= calls[2].items()
+    assert cli.main(["generate", "--model", "m", "--prompt", "a", "--prior-codes", "c.json", "--output", "x.png"]) == 0
+    assert calls[3]["prior_codes"] == "c.json"
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ def _check(tmp_path, **changes):
 
 
 def test_good_arguments_pass_and_missing_sizes_are_the_models_own(tmp_path):
-    assert _check(tmp_path) == (64, 96, tmp_path / "new" / "cat.png")
-    assert _check(tmp_path, height=None, width=None)[:2] == (128, 128)
+    expected = command.Request(["a cat"], 64, 96, [], None, tmp_path / "new" / "cat.png", None)
+    assert _check(tmp_path) == expected
+    native = _check(tmp_path, height=None, width=None)
+    assert (native.height, native.width) == (128, 128)
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -29,7 +31,12 @@ def test_good_arguments_pass_and_missing_sizes_are_the_models_own(tmp_path):
     ({"width": 80}, "multiple"), ({"height": 32, "width": 160}, "4"), ({"steps": 0}, "--steps"),
     ({"steps": 1001}, "at most 1000"), ({"num_images": 0}, "--num-images"), ({"seed": -1}, "--seed"),
     ({"guidance_scale": float("nan")}, "--guidance-scale"), ({"model": "no/such/folder"}, "no such folder"),
-    ({"output": "picture.jpg"}, ".png")])
+    ({"output": "picture.jpg"}, ".png"), ({"prompts": ["a <|image|>"]}, "stands for a source image"),
+    ({"prompt_file": "no/such/file"}, "--prompt-file no/such/file cannot be read"),
+    ({"images": ["no/such.png"]}, "--image no/such.png cannot be read"),
+    ({"prior_codes": "no/such.json"}, "--prior-codes no/such.json cannot be read"),
+    ({"prior_codes": "a.json", "save_prior_codes": "b.json"}, "both given"),
+    ({"save_prior_codes": "codes.txt"}, "ends in .json")])
 def test_bad_arguments_are_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         _check(tmp_path, **changes)
@@ -40,7 +47,7 @@ def test_output_must_be_writable(tmp_path):
     (tmp_path / "folder.png").mkdir()
     for output, message in (("file/a.png", "cannot be written"), ("folder.png", "is a folder")):
         with pytest.raises(UserError, match=message):
-            command.check_output(tmp_path / output)
+            command.check_output(tmp_path / output, "--output", ".png")
 
 
 def _copy(tmp_path):

@@ -1,5 +1,6 @@
 """Prompts, grids and pixels against the public processor."""
 
+import contextlib
 import json
 import shutil
 
@@ -8,7 +9,9 @@ import pytest
 from PIL import Image
 
 from mindglm.errors import UserError
-from mindglm.models.ar_generator.processor import Processor, check_size, smart_resize, target_grids
+from mindglm.models.ar_generator.processor import (
+    PixelSettings, Processor, check_size, check_source_size, smart_resize, target_grids,
+)
 from tests.golden import REPO, fixture, rel_error, side_car
 
 
@@ -83,9 +86,38 @@ def test_bad_source_images_are_refused(processor, height, width, word):
         processor.image_patches(np.zeros((height, width, 3), np.uint8))
 
 
-def test_a_prompt_with_the_image_placeholder_is_refused(processor):
+@pytest.mark.parametrize("token", ["<|image|>", "<|dit_token_64|>", "<|dit_token_65|>"])
+def test_a_prompt_with_a_token_of_images_is_refused(processor, token):
     with pytest.raises(UserError, match="source image"):
-        processor.prompt_ids("a <|image|> cat", 64, 64)
+        processor.prompt_ids(f"a {token} cat", 64, 64)
+
+
+RELEASED = PixelSettings(512**2, 2048**2, 16, (0.5,) * 3, (0.5,) * 3, 3, 1 / 255)
+
+
+@pytest.mark.parametrize("height, width", [(512, 512), (2048, 512), (1056, 1024), (2048, 2048), (1024, 768)])
+def test_source_images_both_models_see_alike_pass(height, width):
+    assert check_source_size(height, width, RELEASED) == (height // 32, width // 32)
+
+
+@pytest.mark.parametrize("height, width, advice", [
+    (1040, 1024, "Resize it to 1024 x 1024"), (700, 500, "Resize it to 512 x 704"),
+    (3000, 2000, "Resize it to 1376 x 2048"), (480, 480, "Resize it to 512 x 512"), (15, 100, "too small"),
+    (512, 2300, "too long")])
+def test_source_images_the_models_would_see_differently_are_refused(height, width, advice):
+    with pytest.raises(UserError, match=advice):
+        check_source_size(height, width, RELEASED)
+
+
+def test_the_size_advised_is_one_that_passes():
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(100, 4000, (300, 2)):
+        with contextlib.suppress(UserError):  # too long: no advice
+            check_source_size(int(height), int(width), RELEASED)
+            continue
+        if max(height, width) <= 4 * min(height, width):
+            rows, columns = (s // 16 for s in smart_resize(int(height), int(width), 16, 512**2, 2048**2))
+            assert check_source_size(32 * rows, 32 * columns, RELEASED) == (rows, columns)
 
 
 def test_missing_and_broken_files(tmp_path):

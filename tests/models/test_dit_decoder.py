@@ -1,4 +1,4 @@
-"""The DiT decoder against the public GlmImageTransformer2DModel (fixture family `dit_t2i`)."""
+"""The DiT decoder: text mask, compilation, names, fresh weights; its numbers are compared in tests/parity."""
 
 import json
 
@@ -11,7 +11,7 @@ from mindglm import ops
 from mindglm.errors import UserError
 from mindglm.models.dit_decoder import config as dit_config
 from mindglm.models.dit_decoder import flops, hf_names
-from mindglm.models.dit_decoder.model import DiTDecoder, frequencies, join, rotary_tables, sinusoids
+from mindglm.models.dit_decoder.model import DiTDecoder, rotary_tables
 from mindglm.recipe.models import DiTConfig
 from tests.golden import REPO, fixture, load, rel_error
 
@@ -45,72 +45,6 @@ def inputs(golden, prefix="in.", drop=None, **replaced):
     drop = np.zeros(ids.shape, bool) if drop is None else drop
     return [Tensor(a) for a in (found["hidden_states"], found["encoder_hidden_states"], ids, drop, found["timestep"],
                                 found["target_size"], found["crop_coords"])]
-
-
-def test_sinusoids(golden):
-    time = sinusoids(Tensor(golden["time.in"]), Tensor(frequencies(32)))
-    assert rel_error(time, golden["time.sincos"]) < TOLERANCE
-    sizes = Tensor(np.array([0.0, 64.0, 1024.0, 2048.0], np.float32))
-    assert rel_error(sinusoids(sizes, Tensor(frequencies(16))), golden["time.cond_sincos"]) < TOLERANCE
-
-
-def test_rotary_tables(golden):
-    cos, sin = rotary_tables(4, 6, 5, 16)
-    assert rel_error(cos[0, 0, 5:], golden["rope_cos"]) < TOLERANCE
-    assert rel_error(sin[0, 0, 5:], golden["rope_sin"]) < TOLERANCE
-    assert (cos[0, 0, :5].asnumpy() == 1).all() and (sin[0, 0, :5].asnumpy() == 0).all()
-
-
-def test_condition_and_projectors(dit, golden):
-    latents, glyph, ids, drop, timestep, size, crop = inputs(golden)
-    assert rel_error(dit.time_condition_embed(timestep, size, crop), golden["temb"]) < TOLERANCE
-    assert rel_error(dit.image_projector(latents), golden["image_projector"]) < TOLERANCE
-    assert rel_error(dit.glyph_projector(glyph), golden["glyph_projector"]) < TOLERANCE
-    assert rel_error(dit.prior_projector(dit.prior_token_embedding(ids, drop)), golden["prior_projector"]) < TOLERANCE
-
-
-def test_first_block_inside(dit, golden):
-    block, temb = dit.transformer_blocks[0], Tensor(golden["temb"])
-    img = Tensor(golden["image_projector"] + golden["prior_projector"])
-    txt = Tensor(golden["glyph_projector"])
-    found = block.norm1(img, txt, temb)
-    for i, ours in enumerate(found):
-        reference = golden[f"b0.norm1.{i}"]
-        ours = ours if reference.ndim == 3 else ours[:, 0]
-        assert rel_error(ours, reference) < TOLERANCE, i
-    cos, sin = rotary_tables(4, 6, 5, 16)
-    y = block.attn1(join(found[5], found[0]), cos, sin, None)
-    assert rel_error(y[:, 5:], golden["b0.attn1.0"]) < TOLERANCE
-    assert rel_error(y[:, :5], golden["b0.attn1.1"]) < TOLERANCE
-
-
-def test_blocks_and_output(dit, golden):
-    img = Tensor(golden["image_projector"] + golden["prior_projector"])
-    txt, temb = Tensor(golden["glyph_projector"]), Tensor(golden["temb"])
-    cos, sin = rotary_tables(4, 6, 5, 16)
-    for i, block in enumerate(dit.transformer_blocks):
-        img, txt = block(img, txt, temb, cos, sin, None)
-        assert rel_error(img, golden[f"block{i}.0"]) < TOLERANCE
-        assert rel_error(txt, golden[f"block{i}.1"]) < TOLERANCE
-    img = dit.norm_out(img, temb)
-    assert rel_error(img, golden["norm_out"]) < TOLERANCE
-    assert rel_error(dit.proj_out(img), golden["proj_out"]) < TOLERANCE
-
-
-@pytest.mark.parametrize("case", ["cond", "uncond", "mixed", "row1_dropped", "no_text"])
-def test_velocity(dit, golden, case):
-    drop = np.zeros((2, 24), bool)
-    drop[1] = case == "row1_dropped"
-    drop = {"uncond": ~np.zeros((2, 24), bool), "mixed": golden["in.mixed_drop"]}.get(case, drop)
-    arguments = inputs(golden, drop=drop)
-    if case == "no_text":
-        arguments[1] = arguments[1][:, :0]
-    assert rel_error(dit(*arguments), golden[f"out.{case}"]) < TOLERANCE
-
-
-@pytest.mark.parametrize("shape", ["tall", "odd"])
-def test_velocity_of_other_grids(dit, golden, shape):
-    assert rel_error(dit(*inputs(golden, prefix=f"{shape}.in.")), golden[f"{shape}.out"]) < TOLERANCE
 
 
 def test_padded_text_is_not_seen(dit, golden):
@@ -152,7 +86,7 @@ def test_fresh_blocks_are_the_identity(dit, golden):
     ops.init_parameters(fresh, 5)
     img, txt, temb = (Tensor(golden[name]) for name in ("image_projector", "glyph_projector", "temb"))
     cos, sin = rotary_tables(4, 6, 5, 16)
-    for ours, given in zip(fresh.transformer_blocks[0](img, txt, temb, cos, sin, None), (img, txt)):
+    for ours, given in zip(fresh.transformer_blocks[0](img, txt, temb, cos, sin, None)[:2], (img, txt)):
         np.testing.assert_array_equal(ours.asnumpy(), given.asnumpy())
 
 

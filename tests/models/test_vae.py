@@ -1,4 +1,4 @@
-"""The VAE against the public AutoencoderKL (fixture family `vae`)."""
+"""The VAE: clamped moments, names, configuration; its numbers are compared in tests/parity."""
 
 import dataclasses
 import json
@@ -36,16 +36,6 @@ def golden():
     return fixture("vae")
 
 
-def test_encoder_levels(vae, golden):
-    encoder = vae.encoder
-    x = encoder.conv_in(Tensor(golden["in.image"]))
-    assert rel_error(x, golden["enc.conv_in"]) < TOLERANCE
-    for i, block in enumerate(encoder.down_blocks):
-        x = block(x)
-        assert rel_error(x, golden[f"enc.down{i}"]) < TOLERANCE
-    assert rel_error(encoder.mid_block(x), golden["enc.mid"]) < TOLERANCE
-
-
 def test_moments_mode_and_normalised_latents(vae, golden):
     image = Tensor(golden["in.image"])
     assert rel_error(vae.encoder(image), golden["moments"]) < TOLERANCE
@@ -53,24 +43,6 @@ def test_moments_mode_and_normalised_latents(vae, golden):
     assert rel_error(mean, golden["mode"]) < TOLERANCE
     assert rel_error(logvar, np.clip(golden["moments"][:, 4:], -30, 20)) < TOLERANCE
     assert rel_error(vae.encode(image), golden["normalized"]) < TOLERANCE
-
-
-def test_decoder_levels(vae, golden):
-    decoder = vae.decoder
-    mean, std = (golden[name].reshape(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
-    raw = golden["normalized"] * std + mean
-    x = decoder.conv_in(Tensor(raw))
-    assert rel_error(x, golden["dec.conv_in"]) < TOLERANCE
-    x = decoder.mid_block(x)
-    assert rel_error(x, golden["dec.mid"]) < TOLERANCE
-    for i, block in enumerate(decoder.up_blocks):
-        x = block(x)
-        assert rel_error(x, golden[f"dec.up{i}"]) < TOLERANCE
-
-
-def test_decode(vae, golden):
-    assert rel_error(vae.decode(Tensor(golden["normalized"])), golden["decoded"]) < TOLERANCE
-    assert rel_error(vae.decode(Tensor(golden["noise_latent"])), golden["noise_decoded"]) < TOLERANCE
 
 
 def test_cell_has_exactly_the_names_and_shapes_of_the_list(vae):

@@ -101,13 +101,11 @@ class Attention(nn.Cell):
 class MLP(nn.Cell):
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.width = config.intermediate_size
-        self.gate_up_proj = Linear(config.hidden_size, 2 * self.width, bias=False)
-        self.down_proj = Linear(self.width, config.hidden_size, bias=False)
+        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def construct(self, x):
-        gate, up = mint.split(self.gate_up_proj(x), self.width, -1)
-        return self.down_proj(ops.silu(gate) * up)
+        return self.down_proj(ops.swiglu(self.gate_up_proj(x)))
 
 
 class Layer(nn.Cell):
@@ -186,7 +184,7 @@ class ArGenerator(nn.Cell):
     def prefill(self, input_ids_BS, position_ids_3BS, mask=None) -> tuple[Tensor, Cache]:
         """Read the prompts: logits (B, C) after the last column, and the cache. Arguments as `construct`."""
         hidden, cache = self.model.language_model(input_ids_BS, position_ids_3BS, prefill_mask(mask))
-        return self.lm_head(hidden[:, -1]), cache
+        return self.lm_head(last(hidden)), cache
 
     def decode(self, input_ids_B1, position_ids_3B1, cache: Cache, mask=None) -> tuple[Tensor, Cache]:
         """One step: logits (B, C) after the new token, and the cache grown by it.
@@ -195,7 +193,12 @@ class ArGenerator(nn.Cell):
         """
         mask = None if mask is None else mask.reshape(mask.shape[0], 1, 1, mask.shape[1])
         hidden, cache = self.model.language_model(input_ids_B1, position_ids_3B1, mask, cache)
-        return self.lm_head(hidden[:, -1]), cache
+        return self.lm_head(last(hidden)), cache
+
+
+def last(x_BSD):
+    """The last column (B, D); narrowed, as the plain index has no kernel of its own on Ascend."""
+    return mint.narrow(x_BSD, 1, x_BSD.shape[1] - 1, 1).reshape(x_BSD.shape[0], x_BSD.shape[2])
 
 
 def prefill_mask(valid_BS):

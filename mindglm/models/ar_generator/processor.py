@@ -7,6 +7,7 @@ transformers 5.23.
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from mindglm.errors import UserError
 
 CODE_PIXELS = 32
 """A large code stands for 32 x 32 pixels of the target image: patch 16 of the half-size image."""
+
+DIT_PIXELS = 16
+"""A token of the DiT stands for 16 x 16 pixels: latent pixels of 8, two by two."""
 
 PREVIEW_SIDE = 16
 """The preview grid keeps the target's aspect ratio and has about 16 x 16 codes."""
@@ -93,18 +97,34 @@ class Processor:
         """See `check_size`."""
         check_size(height, width)
 
-    def prompt_text(self, text: str, height: int, width: int) -> str:
-        """The string the model reads for a text-to-image prompt: text, both grids, image start."""
-        large, preview = target_grids(height, width)
-        grids = "".join(f"{self.grid_start}{rows} {columns}{self.grid_end}" for rows, columns in (large, preview))
-        return f"{text}{grids}{self.image_start}"
+    def prompt_text(self, text: str, height: int, width: int, source_grids: Sequence[Grid] = ()) -> str:
+        """The string the model reads.
 
-    def prompt_ids(self, text: str, height: int, width: int) -> list[int]:
-        """Ids of `prompt_text`. UserError when the text holds the image placeholder, which needs a source image."""
-        if self.image_token in text:
-            raise UserError(f"the prompt holds {self.image_token}, which stands for a source image; remove it: "
-                            f"{text!r}")
-        return self.tokenizer.encode(self.prompt_text(text, height, width)).ids
+        Text to image: text, large and preview grid, image start. With source images: each as start, placeholders (one
+        a code), end; then text, large grid, image start: no preview is written.
+        """
+        images = "".join(f"{self.image_start}{self.image_token * (rows * columns)}{self.image_end}"
+                         for rows, columns in source_grids)
+        large, preview = target_grids(height, width)
+        wanted = (large,) if source_grids else (large, preview)
+        grids = "".join(f"{self.grid_start}{rows} {columns}{self.grid_end}" for rows, columns in wanted)
+        return f"{images}{text}{grids}{self.image_start}"
+
+    def prompt_ids(self, text: str, height: int, width: int, source_grids: Sequence[Grid] = ()) -> list[int]:
+        """Ids of `prompt_text`, placeholders included (`with_codes` fills them). UserError as `check_text`."""
+        self.check_text(text)
+        return self.tokenizer.encode(self.prompt_text(text, height, width, source_grids)).ids
+
+    def check_text(self, text: str) -> None:
+        """UserError when a prompt holds a token that marks a source image: its place and grid would be misread."""
+        for token in (self.image_token, self.image_start, self.image_end):
+            if token in text:
+                raise UserError(f"the prompt holds {token}, which stands for a source image; remove it: {text!r}")
+
+    def check_source(self, image) -> Grid:
+        """See `check_source_size`, under this folder's limits. image: PIL, or an array (H, W, 3)."""
+        width, height = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+        return check_source_size(height, width, self.pixels)
 
     def image_patches(self, image) -> tuple[np.ndarray, Grid]:
         """A source image (PIL or uint8 (H, W, 3)) -> patches (rows * columns, C * p * p) float32 and its grid."""
@@ -139,6 +159,25 @@ def check_size(height: int, width: int) -> None:
         raise UserError(f"height {height}, width {width}: expected one side at most {MAX_ASPECT:g} times the other")
 
 
+def check_source_size(height: int, width: int, settings: PixelSettings) -> Grid:
+    """Code grid of a source image. UserError unless both models see the same part of it.
+
+    The AR generator reads `smart_resize`'s half of it in patches, the decoder its own latent: the latter needs exactly
+    twice the rows and columns of the former. Sides that are multiples of 32 within the allowed range have it.
+    """
+    patch = settings.patch_size
+    rows, columns = (side // patch for side in smart_resize(height, width, patch, settings.min_pixels,
+                                                            settings.max_pixels))
+    if (height // DIT_PIXELS, width // DIT_PIXELS) != (2 * rows, 2 * columns):
+        low, high = (round(math.sqrt(pixels)) for pixels in (settings.min_pixels, settings.max_pixels))
+        raise UserError(
+            f"an image of {width} x {height} pixels: the AR generator would read it as {columns} x {rows} codes of "
+            f"{CODE_PIXELS} pixels, the decoder as {width // DIT_PIXELS} x {height // DIT_PIXELS} tokens of "
+            f"{DIT_PIXELS}, which is not twice as many; expected sides that are multiples of {CODE_PIXELS}, from {low} "
+            f"to {high}. Resize it to {CODE_PIXELS * columns} x {CODE_PIXELS * rows}")
+    return rows, columns
+
+
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """The size at which the tower sees a source image: half of it, after scaling into the allowed range of sides.
 
@@ -162,6 +201,16 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
         rows = max(factor, math.floor(rows / shrink / factor) * factor)
         columns = max(factor, math.floor(columns / shrink / factor) * factor)
     return rows, columns
+
+
+def with_codes(ids: Sequence[int], codes: Sequence[np.ndarray], image_token_id: int) -> list[int]:
+    """Prompt ids with the codes of the source images, in order, in place of the placeholders."""
+    flat = np.concatenate([np.asarray(grid).reshape(-1) for grid in codes])
+    filled = np.array(ids)
+    places = filled == image_token_id
+    assert places.sum() == len(flat), f"{places.sum()} placeholders for {len(flat)} codes"
+    filled[places] = flat
+    return filled.tolist()
 
 
 def tokenizer_view(image, rows: int, columns: int, patch: int = 16) -> np.ndarray:

@@ -38,6 +38,7 @@ class PointwiseConv(nn.Cell):
         self.bias = ops.param((outputs,))
 
     def construct(self, x):
+        x = ops.cast(x, self.weight.dtype)
         return ops.linear(x, self.weight.reshape(self.weight.shape[0], -1), self.bias)
 
 
@@ -148,7 +149,7 @@ class Quantizer(nn.Cell):
 
     def unit_codebook(self):
         """(K, E)"""
-        return unit(self.embedding.weight)
+        return ops.unit(ops.cast(self.embedding.weight, ms.float32))
 
     def construct(self, unit_z):
         """Squared distances (..., K) of unit vectors (..., E) to every code."""
@@ -166,11 +167,11 @@ class VQModel(nn.Cell):
 
     def construct(self, features):
         """Tower features (..., D) -> unit vectors (..., E)."""
-        return unit(self.quant_conv(features))
+        return ops.unit(ops.cast(self.quant_conv(features), ms.float32))  # near codes: half precision would mix them up
 
     def codes(self, unit_z):
         """Nearest code of unit vectors (..., E): int32 (...); the first on ties."""
-        return self.quantize(unit_z).argmin(-1).astype(ms.int32)
+        return ops.argmin(self.quantize(unit_z))
 
 
 class Trunk(nn.Cell):
@@ -212,11 +213,6 @@ class VisionTokenizer(nn.Cell):
         patches = Tensor(patchify(np.asarray(images, np.float32), self.config.vision_config.patch_size))
         n, h, w, _ = patches.shape
         return self.quantize(self.features(patches)).reshape(n, h, w)
-
-
-def unit(x):
-    """x over its length along the last axis (at least 1e-12)."""
-    return x / mint.clamp(mint.sqrt((x * x).sum(-1, keepdims=True)), 1e-12, None)
 
 
 def patchify(images_BCHW: np.ndarray, patch: int) -> np.ndarray:

@@ -6,13 +6,17 @@ linear map gives twelve vectors, six for the image and six for the text); querie
 affine; only image tokens are rotated, by row and column; time, crop and size enter through one vector `temb` that has
 already passed a SiLU.
 
+Reference images (image to image) are run through the same blocks once, alone, without glyphs and at time 0; every
+block's rotated keys and its values of them are kept, and stand in front of those of a picture that is drawn.
+
 Shapes: B samples, C latent channels, h w latent sides, p patch side, N = (h/p)(w/p) image tokens, T glyph tokens,
-D model width, H heads, K head width, E width of temb.
+D model width, H heads, K head width, E width of temb; n samples with references, R reference tokens of a sample.
 """
 
 import functools
 import math
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint, nn
 from mindspore.ops import constexpr
@@ -22,6 +26,9 @@ from mindglm.recipe.models import DiTConfig
 
 EPS = 1e-5
 PERIOD = 10000.0
+
+Cache = tuple[tuple[Tensor, Tensor], ...]
+"""Of reference images, per block: keys after rotation (n, H, R, K) and values (n, H, R, K)."""
 
 
 class Linear(nn.Cell):
@@ -82,10 +89,11 @@ class TimeConditionEmbed(nn.Cell):
         self.condition_embedder = Embedder(4 * config.condition_dim, config.time_embed_dim)
 
     def construct(self, timestep_B, target_size_B2, crop_B2):
-        time_BE = sinusoids(timestep_B, self.time_frequencies)
+        dtype = self.timestep_embedder.linear_1.weight.dtype  # waves are made in float32, then follow the weights
+        time_BE = ops.cast(sinusoids(timestep_B, self.time_frequencies), dtype)
         numbers_B4 = ops.concat((crop_B2, target_size_B2), 1)
         condition = sinusoids(numbers_B4, self.condition_frequencies).reshape(numbers_B4.shape[0], -1)
-        return ops.silu(self.timestep_embedder(time_BE) + self.condition_embedder(condition))
+        return ops.silu(self.timestep_embedder(time_BE) + self.condition_embedder(ops.cast(condition, dtype)))
 
 
 class ImageProjector(nn.Cell):
@@ -135,12 +143,18 @@ class Attention(nn.Cell):
         self.to_v = Linear(width, width)
         self.to_out = nn.CellList([Linear(width, width)])
 
-    def construct(self, x_BSD, cos, sin, mask):
+    def construct(self, x_BSD, cos, sin, mask, references=None):
+        """Tokens after attention, and their own (k, v). references: this block's (k, v), which is put in front."""
         b, s, d = x_BSD.shape
         q = ops.rotate_half(ops.layer_norm(self._heads(self.to_q(x_BSD)), None, None, EPS), cos, sin)
         k = ops.rotate_half(ops.layer_norm(self._heads(self.to_k(x_BSD)), None, None, EPS), cos, sin)
-        y_BHSK = ops.attention(q, k, self._heads(self.to_v(x_BSD)), mask=mask)
-        return self.to_out[0](y_BHSK.permute(0, 2, 1, 3).reshape(b, s, d))
+        v = self._heads(self.to_v(x_BSD))
+        keys, values = k, v
+        if references is not None:
+            keys = ops.concat((spread(references[0], b), k), 2)
+            values = ops.concat((spread(references[1], b), v), 2)
+        y_BHSK = ops.attention(q, keys, values, mask=mask)
+        return self.to_out[0](y_BHSK.permute(0, 2, 1, 3).reshape(b, s, d)), (k, v)
 
     def _heads(self, x_BSD):
         b, s, _ = x_BSD.shape
@@ -156,18 +170,23 @@ class Block(nn.Cell):
         self.attn1 = Attention(config)
         self.ff = FeedForward(config.hidden_size, 4 * config.hidden_size, config.hidden_size, ops.gelu_tanh)
 
-    def construct(self, img_BND, txt_BTD, temb_BE, cos, sin, mask):
-        """Image and text tokens in, image and text tokens out. cos, sin (1, 1, T + N, K), 1 and 0 on the text."""
+    def construct(self, img_BND, txt_BTD, temb_BE, cos, sin, mask, references=None):
+        """Image and text tokens in; image and text tokens and their (k, v) out.
+
+        cos, sin (1, 1, T + N, K): 1 and 0 on the text. references: this block's (k, v) of the reference images.
+        """
         (x_img, gate_i, shift_mi, scale_mi, gate_mi,
          x_txt, gate_t, shift_mt, scale_mt, gate_mt) = self.norm1(img_BND, txt_BTD, temb_BE)
         text = txt_BTD.shape[1]
-        y = self.attn1(join(x_txt, x_img), cos, sin, mask)
-        img_BND = img_BND + y[:, text:] * gate_i
-        img_BND = img_BND + self.ff(modulate(img_BND, shift_mi, scale_mi)) * gate_mi
+        y, present = self.attn1(join(x_txt, x_img), cos, sin, mask, references)
+        y_img = y
         if text:
-            txt_BTD = txt_BTD + y[:, :text] * gate_t
+            y_txt, y_img = mint.split(y, (text, img_BND.shape[1]), 1)
+            txt_BTD = txt_BTD + y_txt * gate_t
             txt_BTD = txt_BTD + self.ff(modulate(txt_BTD, shift_mt, scale_mt)) * gate_mt
-        return img_BND, txt_BTD
+        img_BND = img_BND + y_img * gate_i
+        img_BND = img_BND + self.ff(modulate(img_BND, shift_mi, scale_mi)) * gate_mi
+        return img_BND, txt_BTD, present
 
 
 class OutputNorm(nn.Cell):
@@ -194,7 +213,7 @@ class Codes(nn.Cell):
     def construct(self, ids_BN, drop_BN):
         """A dropped token's embedding is zero; the projector behind it still gives its constant."""
         rows = ops.embedding(self.weight, ids_BN)
-        return mint.where(drop_BN.reshape(drop_BN.shape + (1,)), Tensor(0.0, rows.dtype), rows)
+        return ops.where(drop_BN.reshape(drop_BN.shape + (1,)), Tensor(0.0, rows.dtype), rows)
 
 
 class DiTDecoder(nn.Cell):
@@ -214,7 +233,7 @@ class DiTDecoder(nn.Cell):
         self.proj_out = Linear(d, config.out_channels * config.patch_size**2, starts_silent=True)
 
     def construct(self, latents_BCHW, glyph_BTD, prior_ids_BN, prior_drop_BN, timestep_B, target_size_B2, crop_B2,
-                  text_mask_BT=None):
+                  text_mask_BT=None, references=None, reference_mask_nR=None):
         """Velocity (B, C, h, w).
 
         Args:
@@ -225,21 +244,59 @@ class DiTDecoder(nn.Cell):
             timestep_B: float32 in 0..999 (scheduler.model_time).
             target_size_B2, crop_B2: (height, width) and (top, left) in pixels, float32.
             text_mask_BT: bool, True = a real glyph token, False = padding that nothing attends to. None: all real.
+            references: Cache of n samples' reference images (`write`, references.py); sample i of it serves the
+                B / n pictures from i * B / n on. None: there are none, or this is the pass without conditions.
+            reference_mask_nR: bool (n, R), False = padding of a sample with fewer reference tokens. None: all real.
         """
-        b, _, h, w = latents_BCHW.shape
-        p, t = self.config.patch_size, glyph_BTD.shape[1]
-        img = self.image_projector(latents_BCHW)
+        mask = self._key_mask(prior_ids_BN, glyph_BTD.shape[1], text_mask_BT, references, reference_mask_nR)
+        return self._run(latents_BCHW, glyph_BTD, prior_ids_BN, prior_drop_BN, timestep_B, target_size_B2, crop_B2,
+                         mask, references)[0]
+
+    def write(self, latents_BCHW, prior_ids_BN, target_size_B2) -> tuple[Tensor, Cache]:
+        """Read reference images of one size: velocity (B, C, h, w), which nothing needs, and their Cache (n = B).
+
+        Each sees only itself: no glyphs, time 0, codes kept, crop (0, 0), positions from (0, 0).
+
+        Args:
+            latents_BCHW: the images' own latents. prior_ids_BN: their codes, as in `construct`.
+            target_size_B2: the size in pixels of the images that were encoded.
+        """
+        b = latents_BCHW.shape[0]
+        kept = mint.zeros(prior_ids_BN.shape, dtype=ms.bool_)
+        time, crop = mint.zeros((b,), dtype=ms.float32), mint.zeros((b, 2), dtype=ms.float32)
+        return self._run(latents_BCHW, None, prior_ids_BN, kept, time, target_size_B2, crop, None, None)
+
+    def _key_mask(self, prior_ids_BN, t, text_mask_BT, references, reference_mask_nR):
+        """Bool (B, 1, 1, R + T + N) over [references, text, image]; None when every key is real."""
+        if text_mask_BT is None and reference_mask_nR is None:
+            return None
+        b, n = prior_ids_BN.shape
+        text = mint.ones((b, t), dtype=ms.bool_) if text_mask_BT is None and t else text_mask_BT
+        parts = (mint.ones((b, n), dtype=ms.bool_),)
+        if t:
+            parts = (text,) + parts
+        if references is not None:
+            samples, length = references[0][0].shape[0], references[0][0].shape[2]
+            real = mint.ones((samples, length), dtype=ms.bool_) if reference_mask_nR is None else reference_mask_nR
+            parts = (spread(real, b),) + parts
+        return ops.concat(parts, 1).reshape(b, 1, 1, -1)
+
+    def _run(self, latents_BCHW, glyph_BTD, prior_ids_BN, prior_drop_BN, timestep_B, target_size_B2, crop_B2, mask,
+             references):
+        """Velocity and every block's (k, v). glyph_BTD: None or T = 0 for no text."""
+        h, w = latents_BCHW.shape[2:]
+        p, t = self.config.patch_size, 0 if glyph_BTD is None else glyph_BTD.shape[1]
+        dtype = self.proj_out.weight.dtype
+        img = self.image_projector(ops.cast(latents_BCHW, dtype))
         img = img + self.prior_projector(self.prior_token_embedding(prior_ids_BN, prior_drop_BN))
-        txt = self.glyph_projector(glyph_BTD) if t else img[:, :0]
+        txt = self.glyph_projector(ops.cast(glyph_BTD, dtype)) if t else img[:, :0]
         temb = self.time_condition_embed(timestep_B, target_size_B2, crop_B2)
         cos, sin = rotary_tables(h // p, w // p, t, self.config.attention_head_dim)
-        mask = None
-        if text_mask_BT is not None:
-            image_mask = mint.ones((b, img.shape[1]), dtype=text_mask_BT.dtype)
-            mask = ops.concat((text_mask_BT, image_mask), 1).reshape(b, 1, 1, -1)
-        for block in self.transformer_blocks:
-            img, txt = block(img, txt, temb, cos, sin, mask)
-        return self._unpatchify(self.proj_out(self.norm_out(img, temb)), h, w)
+        presents = ()
+        for i, block in enumerate(self.transformer_blocks):
+            img, txt, present = block(img, txt, temb, cos, sin, mask, None if references is None else references[i])
+            presents = presents + (present,)
+        return self._unpatchify(self.proj_out(self.norm_out(img, temb)), h, w), presents
 
     def _unpatchify(self, x, h, w):
         """Token vectors (C, y, x) -> (B, C, h, w)."""
@@ -253,6 +310,15 @@ def modulate(x_BSD, shift_B1D, scale_B1D):
     if x_BSD.shape[1] == 0:
         return x_BSD
     return ops.layer_norm(x_BSD, None, None, EPS) * (1.0 + scale_B1D) + shift_B1D
+
+
+def spread(x, b: int):
+    """(n, ...) -> (b, ...), b a multiple of n: every sample b / n times, copies beside each other."""
+    n = x.shape[0]
+    if n == b:
+        return x
+    rest = x.shape[1:]
+    return mint.broadcast_to(x.reshape((n, 1) + rest), (n, b // n) + rest).reshape((b,) + rest)
 
 
 def join(txt_BTD, img_BND):

@@ -7,11 +7,12 @@ block uses; norms are RMS norms before each sublayer; the feed-forward is gated 
 Shapes: B strings, T bytes, D model width, H heads, K width of a head, F inner width.
 """
 
+import functools
 import math
 
 import numpy as np
 from mindspore import Tensor, mint, nn
-from mindspore import ops as ms_ops
+from mindspore.ops import constexpr
 
 from mindglm import ops
 from mindglm.recipe.models import GlyphConfig
@@ -134,15 +135,13 @@ class Encoder(nn.Cell):
     def __init__(self, config: GlyphConfig):
         super().__init__()
         self.max_distance = config.relative_attention_max_distance
-        self.bucket_of_offset = Tensor(bucket_table(config.relative_attention_num_buckets, self.max_distance))
+        self.num_buckets = config.relative_attention_num_buckets
         self.block = nn.CellList([Block(config, first=i == 0) for i in range(config.num_layers)])
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def position_bias(self, length: int):
         """Score bias (1, H, T, T) of T = `length` bytes: row = query, column = key."""
-        places = ms_ops.arange(length)
-        offsets = mint.clamp(places.reshape(1, -1) - places.reshape(-1, 1), -self.max_distance, self.max_distance)
-        buckets = ops.embedding(self.bucket_of_offset, offsets + self.max_distance)
+        buckets = bucket_grid(length, self.num_buckets, self.max_distance)
         table = self.block[0].layer[0].SelfAttention.relative_attention_bias
         return table(buckets).permute(2, 0, 1).reshape(1, -1, length, length)
 
@@ -167,6 +166,15 @@ class GlyphEncoder(nn.Cell):
     def construct(self, ids_BT, mask_BT):
         """ids (B, T) int32, mask (B, T) bool (True = a byte that may be attended) -> features (B, T, D)."""
         return self.encoder(self.shared(ids_BT), mask_BT)
+
+
+@constexpr
+@functools.lru_cache(maxsize=64)
+def bucket_grid(length: int, num_buckets: int, max_distance: int) -> Tensor:
+    """Bucket of (query row, key column), int32 (length, length): a constant of the compiled graph."""
+    places = np.arange(length)
+    offsets = np.clip(places[None, :] - places[:, None], -max_distance, max_distance)
+    return Tensor(bucket_table(num_buckets, max_distance)[offsets + max_distance])
 
 
 def bucket_table(num_buckets: int, max_distance: int) -> np.ndarray:

@@ -9,6 +9,7 @@ Shapes: N images, C channels, H W pixel sides, h w latent sides (H / 8, W / 8), 
 
 import math
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint, nn
 
@@ -150,7 +151,7 @@ class Encoder(nn.Cell):
         self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def construct(self, x_NCHW):
-        x_NCHW = self.conv_in(x_NCHW)
+        x_NCHW = self.conv_in(ops.cast(x_NCHW, self.conv_in.weight.dtype))
         for block in self.down_blocks:
             x_NCHW = block(x_NCHW)
         x_NCHW = self.mid_block(x_NCHW)
@@ -173,7 +174,7 @@ class Decoder(nn.Cell):
         self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def construct(self, z_NZhw):
-        x_NCHW = self.mid_block(self.conv_in(z_NZhw))
+        x_NCHW = self.mid_block(self.conv_in(ops.cast(z_NZhw, self.conv_in.weight.dtype)))
         for block in self.up_blocks:
             x_NCHW = block(x_NCHW)
         return self.conv_out(ops.silu(self.conv_norm_out(x_NCHW)))
@@ -200,16 +201,18 @@ class VAE(nn.Cell):
     def moments(self, x_NCHW):
         """Mean and log variance of the posterior, each (N, Z, h, w); the log variance clamped to [-30, 20]."""
         mean, logvar = mint.split(self.encoder(x_NCHW), self.config.latent_channels, 1)
-        return mean, mint.clamp(logvar, LOGVAR_RANGE[0], LOGVAR_RANGE[1])
+        return mean, mint.clamp(ops.cast(logvar, ms.float32), LOGVAR_RANGE[0], LOGVAR_RANGE[1])
 
     def encode(self, x_NCHW):
         """Images -> normalised latents (N, Z, h, w): the posterior's mode, minus the mean, over the deviation."""
         mean, _ = self.moments(x_NCHW)
-        return (mean - self.latents_mean) / self.latents_std
+        return (mean - ops.cast(self.latents_mean, mean.dtype)) / ops.cast(self.latents_std, mean.dtype)
 
     def decode(self, z_NZhw):
         """Normalised latents -> images (N, 3, H, W), not clamped."""
-        return self.decoder(z_NZhw * self.latents_std + self.latents_mean)
+        z_NZhw = ops.cast(z_NZhw, self.decoder.conv_in.weight.dtype)
+        std, mean = ops.cast(self.latents_std, z_NZhw.dtype), ops.cast(self.latents_mean, z_NZhw.dtype)
+        return self.decoder(z_NZhw * std + mean)
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
