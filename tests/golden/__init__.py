@@ -6,8 +6,13 @@ import pathlib
 import numpy as np
 from safetensors.numpy import load_file
 
+from mindglm.evaluate.precision.compare import rel_error
+
+__all__ = ["BASE", "REPO", "VARIANTS", "fixture", "load", "rel_error", "side_car"]
 BASE = pathlib.Path(__file__).parent / "base"
 REPO = BASE / "repo"
+VARIANTS = {path.name: path for path in sorted(BASE.parent.iterdir()) if (path / "fixtures").is_dir()}
+"""Structures whose fixtures are in the repository: name -> folder with repo/ and fixtures/."""
 
 
 def fixture(family: str) -> dict[str, np.ndarray]:
@@ -18,14 +23,6 @@ def fixture(family: str) -> dict[str, np.ndarray]:
 def side_car(family: str) -> dict:
     """Strings, lists and numbers of one fixture family."""
     return json.loads((BASE / "fixtures" / f"{family}.json").read_text())
-
-
-def rel_error(ours, reference) -> float:
-    """Largest absolute difference over the largest absolute reference value."""
-    ours = ours.asnumpy() if hasattr(ours, "asnumpy") else np.asarray(ours)
-    reference = np.asarray(reference)
-    assert ours.shape == reference.shape, f"shape {ours.shape}, reference {reference.shape}"
-    return float(np.abs(ours.astype(np.float64) - reference).max() / np.abs(reference).max())
 
 
 def load(cell, component: str):
