@@ -15,7 +15,7 @@ Shape letters: B images, h w patches a side, N = h * w, P values of a patch, E c
 from collections.abc import Callable
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, mint, nn
 from mindspore import ops as ms_ops
 
 from mindglm import ops
@@ -56,7 +56,7 @@ class Network(nn.Cell):
         rebuilt, distance_to_e, distance_to_z = self.rebuild(patches_BhwP)
         error = (rebuilt - patches_BhwP.reshape(b, h * w, p)) ** 2
         codes = self.codebook_weight * distance_to_z + self.beta * distance_to_e
-        return error.float().mean((1, 2)) + codes.float().mean(1)
+        return mint.mean(error.float(), (1, 2)) + mint.mean(codes.float(), 1)
 
     def rebuild(self, patches_BhwP):
         """Rebuilt patches (B, N, P); |z - sg(e)|^2 and |e - sg(z)|^2, each (B, N)."""

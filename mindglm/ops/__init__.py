@@ -10,13 +10,13 @@ import os
 import mindspore as ms
 
 from mindglm.ops.parameters import init_parameters, param
-from mindglm.ops.shared import concat, pad_right_bottom, upsample_nearest2
+from mindglm.ops.shared import cast, concat, group_norm, linear, pad_right_bottom, silu, upsample_nearest2, where
 
 
 def _device() -> str:
     asked = os.environ.get("MINDGLM_OPS")
     if asked:
-        assert asked in {"cpu", "ascend"}, f"MINDGLM_OPS={asked}: expected cpu or ascend"
+        assert asked in {"cpu", "ascend", "cpu_bf16"}, f"MINDGLM_OPS={asked}: expected cpu, ascend or cpu_bf16"
         return asked
     return "ascend" if ms.get_current_device().device_target == "Ascend" else "cpu"
 
@@ -30,21 +30,27 @@ else:
     ms.runtime.launch_blocking()
     from mindglm.ops import composed as _form
 
+argmin = _form.argmin
 attention = _form.attention
 conv2d = _form.conv2d
 embedding = _form.embedding
 gelu = _form.gelu
 gelu_tanh = _form.gelu_tanh
-group_norm = _form.group_norm
 layer_norm = _form.layer_norm
-linear = _form.linear
 rms_norm = _form.rms_norm
 rotate_half = _form.rotate_half
-silu = _form.silu
+swiglu = _form.swiglu
 token_nll = _form.token_nll
+unit = _form.unit
+
+if DEVICE == "cpu_bf16":  # the precision card examines bfloat16 on a machine without bfloat16 kernels
+    from mindglm.ops.widened import (  # noqa: F811
+        argmin, attention, conv2d, embedding, gelu, gelu_tanh, group_norm, layer_norm, linear, rms_norm, rotate_half,
+        silu, swiglu, token_nll, unit, where,
+    )
 
 __all__ = [
-    "DEVICE", "attention", "concat", "conv2d", "embedding", "gelu", "gelu_tanh", "group_norm", "init_parameters",
-    "layer_norm", "linear", "pad_right_bottom", "param", "rms_norm", "rotate_half", "silu", "token_nll",
-    "upsample_nearest2",
+    "DEVICE", "argmin", "attention", "cast", "concat", "conv2d", "embedding", "gelu", "gelu_tanh", "group_norm",
+    "init_parameters", "layer_norm", "linear", "pad_right_bottom", "param", "rms_norm", "rotate_half", "silu", "swiglu",
+    "token_nll", "unit", "upsample_nearest2", "where",
 ]

@@ -1,20 +1,23 @@
 """The same operations on Ascend: MindSpore's fused kernels.
 
-Not run where this project is developed: `tests/ops/test_ascend.py` compiles each function and its gradient in bfloat16
-with MindSpore's front end and looks every primitive up in the wheel's table of Ascend kernels. That proves types,
-shapes and the existence of kernels, not numbers, memory or speed. Shape letters as in `composed.py`.
+Not run where this project is developed: `tests/ops/test_ascend.py` and `tests/ops/test_ascend_models.py` compile each
+function, whole models and their gradients in bfloat16 with MindSpore's front end and look every primitive up in the
+wheel's table of Ascend kernels. That proves types, shapes and the existence of kernels, not numbers, memory or speed.
+The front end does not know what shapes a kernel accepts at run time; where the kernel's documentation names a limit,
+the function keeps to it here. Shape letters as in `composed.py`.
 """
 
+import functools
+
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint, ops
+from mindspore.ops import constexpr
 
-# flash_attention_score's sparse_mode 2 reads causality from one compressed lower-triangle mask of this side.
+from mindglm.ops.shared import softmax_attention
+
 CAUSAL_MASK_SIDE = 2048
-
-
-def linear(x, w, b=None):
-    """x (..., in) times w (out, in) transposed, plus b (out,)."""
-    return mint.nn.functional.linear(x, w, b)
+"""flash_attention_score's sparse_mode 2 reads causality from one compressed lower-triangle mask of this side."""
 
 
 def rms_norm(x, w, eps: float):
@@ -27,16 +30,6 @@ def layer_norm(x, w, b, eps: float):
     return mint.nn.functional.layer_norm(x, (x.shape[-1],), w, b, eps)
 
 
-def group_norm(x_NCHW, groups: int, w_C, b_C, eps: float):
-    """GroupNorm with affine."""
-    return mint.nn.functional.group_norm(x_NCHW, groups, w_C, b_C, eps)
-
-
-def silu(x):
-    """x * sigmoid(x)."""
-    return mint.nn.functional.silu(x)
-
-
 def gelu(x):
     """GELU in the exact (erf) form."""
     return mint.nn.functional.gelu(x)
@@ -47,6 +40,21 @@ def gelu_tanh(x):
     return mint.nn.functional.gelu(x, approximate="tanh")
 
 
+def swiglu(gate_up):
+    """silu(gate) * up of [gate, up] joined along the last axis."""
+    return ops.swiglu(gate_up, -1)
+
+
+def unit(x):
+    """x over its length along the last axis (at least 1e-12). The gradient of a plain sqrt has no aclnn kernel."""
+    return x / mint.clamp(mint.norm(x, 2, -1, True), 1e-12, None)
+
+
+def argmin(x):
+    """Index of the smallest value along the last axis, the first on ties; int32."""
+    return mint.argmin(x, -1).to(ms.int32)
+
+
 def embedding(table_VC, ids):
     """Rows of a table: ids (...) int32 -> (..., C)."""
     return mint.nn.functional.embedding(ids, table_VC)
@@ -54,31 +62,62 @@ def embedding(table_VC, ids):
 
 def rotate_half(x_BHSD, cos, sin):
     """Rotary position embedding, half-split pairs, on the leading cos.shape[-1] dims of D; the rest passes."""
+    b, h, s, width = x_BHSD.shape
     rotary = cos.shape[-1]
-    x = x_BHSD if rotary == x_BHSD.shape[-1] else mint.narrow(x_BHSD, 3, 0, rotary)
-    turned = ops.rotary_position_embedding(x.to(cos.dtype), cos, sin, 0).to(x_BHSD.dtype)
-    if rotary == x_BHSD.shape[-1]:
+    x = x_BHSD if rotary == width else mint.narrow(x_BHSD, 3, 0, rotary)
+    x = x.to(cos.dtype)
+    if b * h <= 8 * s:
+        turned = ops.rotary_position_embedding(x, cos, sin, 0)
+    else:  # documented as not to be called for so few positions, as when one code at a time is decoded
+        first, second = mint.split(x, rotary // 2, -1)
+        turned = x * cos + mint.cat((-second, first), -1) * sin
+    turned = turned.to(x_BHSD.dtype)
+    if rotary == width:
         return turned
-    return mint.cat((turned, mint.narrow(x_BHSD, 3, rotary, x_BHSD.shape[-1] - rotary)), -1)
+    return mint.cat((turned, mint.narrow(x_BHSD, 3, rotary, width - rotary)), -1)
 
 
 def attention(q_BHSD, k_BGTD, v_BGTD, mask=None, scale=None, causal: bool = False):
-    """softmax(q k^T * scale + mask) v by FlashAttentionScore; arguments as in `composed.attention`."""
-    heads, s, d = q_BHSD.shape[1:]
+    """softmax(q k^T * scale + mask) v; arguments as in `composed.attention`.
+
+    FlashAttentionScore in half precision with heads of a multiple of 16, which is all it takes; composed otherwise.
+    """
+    b, heads, s, d = q_BHSD.shape
     t = k_BGTD.shape[2]
     scale = d**-0.5 if scale is None else scale
+    causal = causal and s > 1
+    if q_BHSD.dtype == ms.float32 or d % 16:
+        if causal:
+            past = mint.logical_not(_future(s, t))
+            mask = past if mask is None else mint.logical_and(mask, past)
+        return softmax_attention(q_BHSD, k_BGTD, v_BGTD, mask, scale)
     blocked, sparse_mode = None, 0
-    if causal and s > 1 and mask is None and s == t:
-        blocked, sparse_mode = Tensor(np.triu(np.ones((CAUSAL_MASK_SIDE,) * 2, np.uint8), 1)), 2
-    elif causal and s > 1:
-        future = Tensor(np.triu(np.ones((s, t), bool), 1 + t - s).reshape(1, 1, s, t))
-        blocked = future if mask is None else mint.logical_or(mint.logical_not(mask), future)
+    if causal and mask is None and s == t:
+        blocked, sparse_mode = _compressed_causal_mask(), 2
+    elif causal:
+        blocked = _future(s, t) if mask is None else mint.logical_or(mint.logical_not(mask), _future(s, t))
     elif mask is not None:
         blocked = mint.logical_not(mask)
     if sparse_mode == 0 and blocked is not None:
-        blocked = mint.broadcast_to(blocked, (q_BHSD.shape[0], 1, s, t))
+        blocked = mint.broadcast_to(blocked, (b, 1, s, t))
     return ops.flash_attention_score(q_BHSD, k_BGTD, v_BGTD, heads, attn_mask=blocked, scalar_value=scale,
                                      input_layout="BNSD", sparse_mode=sparse_mode)
+
+
+# Masks are made once for a shape and kept: else every layer of every step would upload its own.
+
+
+@constexpr
+@functools.lru_cache(maxsize=1)
+def _compressed_causal_mask() -> Tensor:
+    return Tensor(np.triu(np.ones((CAUSAL_MASK_SIDE,) * 2, np.uint8), 1))
+
+
+@constexpr
+@functools.lru_cache(maxsize=16)
+def _future(s: int, t: int) -> Tensor:
+    """bool (1, 1, S, T): True where key j lies after query i, the last query standing at the last key."""
+    return Tensor(np.triu(np.ones((s, t), bool), 1 + t - s).reshape(1, 1, s, t))
 
 
 def conv2d(x_NCHW, w_OIHW, b_O, stride: int = 1, padding: int = 0):

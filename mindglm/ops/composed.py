@@ -5,17 +5,14 @@ Why each is written as it is, with timings: MindSpore's own layer_norm, gelu, co
 sides, B batch, S query length, T key length, H heads, G key/value heads, D head dim, V classes.
 """
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint, ops
 
+from mindglm.ops.shared import silu, softmax_attention
+
 SQRT_HALF = 0.7071067811865476
-LOWEST = float(np.finfo(np.float32).min)
 TANH_SCALE = 0.7978845608028654  # sqrt(2 / pi)
-
-
-def linear(x, w, b=None):
-    """x (..., in) times w (out, in) transposed, plus b (out,)."""
-    return mint.nn.functional.linear(x, w, b)
 
 
 def rms_norm(x, w, eps: float):
@@ -33,16 +30,6 @@ def layer_norm(x, w, b, eps: float):
     return ops.LayerNorm(-1, -1, eps)(x, w, b)[0]
 
 
-def group_norm(x_NCHW, groups: int, w_C, b_C, eps: float):
-    """GroupNorm with affine."""
-    return mint.nn.functional.group_norm(x_NCHW, groups, w_C, b_C, eps)
-
-
-def silu(x):
-    """x * sigmoid(x)."""
-    return mint.nn.functional.silu(x)
-
-
 def gelu(x):
     """GELU in the exact (erf) form."""
     return 0.5 * x * (1.0 + mint.erf(x * SQRT_HALF))
@@ -51,6 +38,22 @@ def gelu(x):
 def gelu_tanh(x):
     """GELU in the tanh form, written with the sigmoid: 0.5 (1 + tanh(u)) = sigmoid(2 u), one kernel less."""
     return x * mint.sigmoid(x * (2 * TANH_SCALE + 2 * TANH_SCALE * 0.044715 * x * x))
+
+
+def swiglu(gate_up):
+    """silu(gate) * up of [gate, up] joined along the last axis."""
+    gate, up = mint.split(gate_up, gate_up.shape[-1] // 2, -1)
+    return silu(gate) * up
+
+
+def unit(x):
+    """x over its length along the last axis (at least 1e-12)."""
+    return x / mint.clamp(mint.sqrt((x * x).sum(-1, keepdims=True)), 1e-12, None)
+
+
+def argmin(x):
+    """Index of the smallest value along the last axis, the first on ties; int32."""
+    return x.argmin(-1).astype(ms.int32)
 
 
 def embedding(table_VC, ids):
@@ -91,20 +94,12 @@ def attention(q_BHSD, k_BGTD, v_BGTD, mask=None, scale=None, causal: bool = Fals
         scale: default D ** -0.5.
         causal: query i of S sees keys up to i + T - S.
     """
-    b, h, s, d = q_BHSD.shape
-    g, t = k_BGTD.shape[1], k_BGTD.shape[2]
-    scale = d**-0.5 if scale is None else scale
-    # Query heads that share a key head are stacked along the sequence: no copy of k and v.
-    q = (q_BHSD * scale).reshape(b, g, h // g * s, d)
-    scores = mint.matmul(q, k_BGTD.swapaxes(2, 3))
+    s, d = q_BHSD.shape[2:]
+    t = k_BGTD.shape[2]
     if causal and s > 1:  # built by operations: a NumPy array made inside a compiled graph ends the process
         past = ops.arange(t).reshape(1, 1, 1, t) <= ops.arange(t - s, t).reshape(1, 1, s, 1)
         mask = past if mask is None else mint.logical_and(mask, past)
-    if mask is not None:
-        bias = mint.where(mask, 0.0, LOWEST)
-        scores = (scores.reshape(b, h, s, t) + bias).reshape(b, g, h // g * s, t)
-    weights = mint.nn.functional.softmax(scores, -1)
-    return mint.matmul(weights, v_BGTD).reshape(b, h, s, d)
+    return softmax_attention(q_BHSD, k_BGTD, v_BGTD, mask, d**-0.5 if scale is None else scale)
 
 
 def conv2d(x_NCHW, w_OIHW, b_O, stride: int = 1, padding: int = 0):

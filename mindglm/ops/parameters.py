@@ -3,12 +3,12 @@
 A value therefore depends on (seed, name) alone: not on the rank, the order of construction or the number of stages.
 """
 
-import hashlib
 import math
 
 import numpy as np
 from mindspore import Parameter, Tensor
 
+from mindglm.order import initial_values
 
 
 def param(shape: tuple[int, ...], init="zeros", dtype=np.float32) -> Parameter:
@@ -36,6 +36,4 @@ def init_parameters(cell, seed: int) -> None:
 
 def normal(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal float32 values, a pure function of (seed, name, shape)."""
-    key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest(), "little")
-    generator = np.random.Generator(np.random.Philox(key=key))
-    return generator.standard_normal(math.prod(shape), dtype=np.float32).reshape(shape)
+    return initial_values(seed, name).standard_normal(math.prod(shape), dtype=np.float32).reshape(shape)

@@ -1,5 +1,7 @@
 """MindSpore's own knowledge about Ascend, readable without one: front-end compilation and the wheel's kernel names."""
 
+import collections
+import functools
 import pathlib
 import re
 import tempfile
@@ -14,8 +16,20 @@ STRUCTURE = {
     "Constant", "Depend", "Load", "MakeTuple", "Partial", "Reshape", "Return", "Switch", "Transpose", "TupleGetItem",
     "UpdateState",
 }
-# Present on Ascend in the older kernel library (CANN's operator packages, not aclnn); slower on the first call.
-AICPU_OR_ACLOP = {"AddN", "Cast", "ZerosLike"}
+FUSED = {
+    "Conv2DExt", "ConvolutionGrad", "Dense", "Embedding", "EmbeddingDenseBackward", "FlashAttentionScore",
+    "FlashAttentionScoreGrad", "GeluExt", "GeluGradExt", "GroupNorm", "GroupNormGrad", "LayerNormExt",
+    "LayerNormGradExt", "LinalgVectorNorm", "LogSoftmaxExt", "LogSoftmaxGrad", "MatMul", "MatMulExt", "RmsNorm",
+    "RmsNormGrad", "RotaryPositionEmbedding", "RotaryPositionEmbeddingGrad", "SiLU", "SiLUGrad", "Softmax",
+    "SoftmaxBackward", "Swiglu", "SwigluGrad",
+}
+"""Kernels that do the work of several plain ones, and matrix products."""
+FRONT_END_ONLY = {"AddN", "TensorMove"}
+"""What the front end inserts by itself: the sum of a value's gradients, and the copy of a parameter that is read twice.
+
+Both run on Ascend from CANN's older library (the first as AccumulateNV2); dynamic graphs, which are how mindglm runs
+there, add with Add and copy nothing.
+"""
 
 
 class Gradient(nn.Cell):
@@ -33,18 +47,33 @@ class Gradient(nn.Cell):
         return self.gradient(self.cell)(*inputs)
 
 
-def primitives(cell, *inputs) -> set[str]:
-    """Names of the primitives that the compiled cell launches."""
+def count_kernels(cell, *inputs) -> dict[str, int]:
+    """Kernel name -> how often the compiled cell launches it; what only describes memory is left out."""
     with tempfile.TemporaryDirectory() as folder:
         ms.export(cell, *inputs, file_name=f"{folder}/cell", file_format="MINDIR")
         model = ModelProto()
         model.ParseFromString(pathlib.Path(folder, "cell.mindir").read_bytes())
-    nodes = [node.op_type for graph in [model.graph, *model.functions] for node in graph.node]
-    functions = {function.name for function in model.functions}
-    called = {name.removeprefix("REF::") for name in nodes} - functions
-    return {name.split("::")[-1].split(":")[0] for name in called} - STRUCTURE
+    functions = {function.name: function for function in model.functions}
+    counts = collections.Counter()
+
+    def visit(graph):
+        for node in graph.node:
+            name = node.op_type.removeprefix("REF::")
+            if name in functions:
+                visit(functions[name])
+            else:
+                counts[name.split("::")[-1].split(":")[0]] += 1
+
+    visit(model.graph)
+    return {name: n for name, n in counts.items() if name not in STRUCTURE and not name.endswith("View")}
 
 
+def primitives(cell, *inputs) -> set[str]:
+    """Names of the kernels that the compiled cell launches."""
+    return set(count_kernels(cell, *inputs))
+
+
+@functools.cache
 def ascend_kernels() -> set[str]:
     """Operations with an aclnn kernel class in this wheel: type names mindspore::kernel::<namespace>::<Op>Ascend."""
     library = ASCEND_LIBRARY.read_bytes()
@@ -61,5 +90,21 @@ def ascend_kernels() -> set[str]:
 
 
 def without_kernel(launched: set[str]) -> set[str]:
-    """Primitives that would launch a kernel which the table does not have; *View primitives only describe memory."""
-    return {name for name in launched - ascend_kernels() if not name.endswith("View")} - AICPU_OR_ACLOP
+    """Those of the names that the table of kernels does not have."""
+    return launched - ascend_kernels() - FRONT_END_ONLY
+
+
+def markdown(counts) -> str:
+    """The table of operations by model; counts as tests/ops/whole_models.py gives them."""
+    def listed(kernels, wanted):
+        return ", ".join(f"{op} {n:g}" for op, n in sorted(kernels.items()) if (op in FUSED) == wanted) or "-"
+
+    rows = ["| model: pass | launches a layer | of them fused | fused, a layer | composed, a layer | only outside "
+            "layers | without a kernel |", "|---|---|---|---|---|---|---|"]
+    for key, count in counts.items():
+        layer = count["layer"]
+        fused = sum(n for op, n in layer.items() if op in FUSED)
+        outside = ", ".join(sorted(set(count["all"]) - set(layer))) or "-"
+        rows.append(f"| {key} | {sum(layer.values()):.3g} | {fused:.3g} | {listed(layer, True)} | "
+                    f"{listed(layer, False)} | {outside} | {', '.join(count['missing']) or '-'} |")
+    return "\n".join(rows)

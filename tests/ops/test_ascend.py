@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from mindglm.ops import ascend
-from tests.ops.kernel_table import Gradient, primitives, without_kernel
+from mindglm.ops import ascend, shared
+from tests.ops.kernel_table import Gradient, ascend_kernels, primitives, without_kernel
 
 
 class Call(nn.Cell):
@@ -33,7 +33,7 @@ TABLE = Tensor(np.ones((1, 1, 16, 32), np.float32))
 
 
 def linear(x, w, b):
-    return ascend.linear(x, w, b)
+    return shared.linear(x, w, b)
 
 
 def rms_norm(x, w):
@@ -49,7 +49,7 @@ def layer_norm_plain(x):
 
 
 def group_norm(x, w, b):
-    return ascend.group_norm(x, 8, w, b, 1e-6)
+    return shared.group_norm(x, 8, w, b, 1e-6)
 
 
 def rotate(x, cos, sin):
@@ -76,6 +76,10 @@ def conv2d(x, w, b):
     return ascend.conv2d(x, w, b, 2, 1)
 
 
+def attention_float32(q, k, v, mask):
+    return ascend.attention(q.float(), k.float(), v.float(), mask, None, True)
+
+
 IMAGE = bf16(2, 16, 8, 8)
 CASES = {
     "linear": (linear, (X, W, B), X),
@@ -83,15 +87,19 @@ CASES = {
     "layer_norm": (layer_norm, (X, B, B), X),
     "layer_norm_plain": (layer_norm_plain, (X,), X),
     "group_norm": (group_norm, (IMAGE, bf16(16), bf16(16)), IMAGE),
-    "silu": (ascend.silu, (X,), X),
+    "silu": (shared.silu, (X,), X),
     "gelu": (ascend.gelu, (X,), X),
     "gelu_tanh": (ascend.gelu_tanh, (X,), X),
     "embedding": (ascend.embedding, (W, Tensor(np.zeros((2, 6), np.int32))), X),
+    "swiglu": (ascend.swiglu, (X,), bf16(2, 6, 32)),
+    "unit": (ascend.unit, (X,), X),
     "rotate_half": (rotate, (Q, TABLE, TABLE), Q),
+    "rotate_half_of_one_position": (rotate, (bf16(2, 32, 1, 64), TABLE[:, :, :1], TABLE[:, :, :1]), bf16(2, 32, 1, 64)),
     "attention": (attention, (Q, KV, KV), Q),
     "attention_masked": (attention_masked, (Q, KV, KV, MASK), Q),
     "attention_causal": (attention_causal, (Q, KV, KV), Q),
     "attention_causal_masked": (attention_causal_masked, (Q, KV, KV, MASK), Q),
+    "attention_float32": (attention_float32, (Q, KV, KV, MASK), Tensor(np.ones(Q.shape, np.float32))),
     "conv2d": (conv2d, (IMAGE, bf16(16, 16, 3, 3), bf16(16)), bf16(2, 16, 4, 4)),
     "token_nll": (ascend.token_nll, (bf16(12, 64), Tensor(np.zeros(12, np.int32))), Tensor(np.ones(12, np.float32))),
 }
@@ -103,6 +111,30 @@ def test_operation_compiles_into_ascend_kernels(name):
     launched = primitives(Call(function), *inputs) | primitives(Gradient(Call(function)), *inputs, output_gradient)
     missing = without_kernel(launched)
     assert launched and not missing, f"{name}: no Ascend kernel for {sorted(missing)}"
+
+
+def test_argmin_compiles_into_ascend_kernels():
+    launched = primitives(Call(ascend.argmin), X)
+    assert launched and not without_kernel(launched)
+
+
+@pytest.mark.parametrize("name, fused", [("attention", "FlashAttentionScore"),
+                                         ("attention_causal", "FlashAttentionScore"),
+                                         ("rotate_half", "RotaryPositionEmbedding")])
+def test_the_fused_kernel_is_taken_where_its_documentation_allows_it(name, fused):
+    function, inputs, _ = CASES[name]
+    assert fused in primitives(Call(function), *inputs)
+
+
+@pytest.mark.parametrize("name, fused", [("attention_float32", "FlashAttentionScore"),
+                                         ("rotate_half_of_one_position", "RotaryPositionEmbedding")])
+def test_the_fused_kernel_is_left_where_its_documentation_forbids_it(name, fused):
+    function, inputs, _ = CASES[name]
+    assert fused not in primitives(Call(function), *inputs)
+
+
+def test_the_optimizer_has_its_kernel():
+    assert "AdamW" in ascend_kernels()  # mint.optim.AdamW, what mindglm.train.optimizer uses on Ascend
 
 
 def test_the_check_sees_a_missing_kernel():

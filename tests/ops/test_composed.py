@@ -49,7 +49,7 @@ def check(function, reference, *inputs, tolerance=2e-6):
 
 
 def test_linear():
-    check(composed.linear, lambda x, w, b: x @ w.T + b, draw(2, 3, 5), draw(4, 5), draw(4))
+    check(ops.linear, lambda x, w, b: x @ w.T + b, draw(2, 3, 5), draw(4, 5), draw(4))
 
 
 def test_rms_norm():
@@ -77,15 +77,31 @@ def test_group_norm():
         n, c, h, wd = x.shape
         return reference_layer_norm(x.reshape(n, 2, -1), 1e-6).reshape(x.shape) * w[:, None, None] + b[:, None, None]
 
-    check(lambda x, w, b: composed.group_norm(x, 2, w, b, 1e-6), reference, draw(2, 4, 3, 3), draw(4), draw(4))
+    check(lambda x, w, b: ops.group_norm(x, 2, w, b, 1e-6), reference, draw(2, 4, 3, 3), draw(4), draw(4))
 
 
 def test_activations():
     from math import erf
 
-    check(composed.silu, lambda x: x / (1 + np.exp(-x)), draw(4, 5))
+    check(ops.silu, lambda x: x / (1 + np.exp(-x)), draw(4, 5))
     check(composed.gelu, lambda x: 0.5 * x * (1 + np.vectorize(erf)(x / np.sqrt(2))), draw(4, 5))
     check(composed.gelu_tanh, lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), draw(4, 5))
+
+
+def test_swiglu_activates_the_first_half():
+    check(composed.swiglu, lambda x: x[..., :3] / (1 + np.exp(-x[..., :3])) * x[..., 3:], draw(4, 6))
+
+
+def test_unit_length_and_the_first_of_equal_minima():
+    check(composed.unit, lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True)), draw(4, 5))
+    assert not composed.unit(tensor(np.zeros((1, 5)))).asnumpy().any()
+    assert composed.argmin(tensor(np.array([[3.0, 1.0, 1.0], [0.0, 2.0, 0.0]]))).asnumpy().tolist() == [1, 0]
+
+
+def test_cast_leaves_a_tensor_of_the_dtype_alone():
+    x = tensor(draw(2))
+    assert ops.cast(x, ms.float32) is x
+    assert ops.cast(x, ms.float16).dtype == ms.float16
 
 
 @pytest.mark.parametrize("rotary", [8, 6])
