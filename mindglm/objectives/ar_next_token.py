@@ -13,8 +13,10 @@ from mindspore import Tensor, nn
 
 from mindglm import ops
 from mindglm.errors import UserError
+from mindglm.models.ar_generator import stages
 from mindglm.models.ar_generator.model import ArGenerator
 from mindglm.models.ar_generator.positions import training_positions
+from mindglm.objectives.parts import Parts, StageList
 from mindglm.recipe.models import ArGeneratorConfig
 
 IGNORE = -100
@@ -28,22 +30,37 @@ class Network(nn.Cell):
         self.model = model
 
     def construct(self, ids_BS, positions_3BS, labels_BS, weights_BS):
-        return (self.nll(ids_BS, positions_3BS, labels_BS) * weights_BS).sum(), weights_BS.sum()
+        return weighted_sums(self.model(ids_BS, positions_3BS), labels_BS, weights_BS)
 
     def nll(self, ids_BS, positions_3BS, labels_BS):
         """Nats per position (B, S) float32, 0 where there is no label."""
-        logits = self.model(ids_BS, positions_3BS)
-        return ops.token_nll(logits.reshape(-1, logits.shape[-1]), labels_BS.reshape(-1)).reshape(labels_BS.shape)
+        return position_nll(self.model(ids_BS, positions_3BS), labels_BS)
+
+
+def weighted_sums(logits_BSC, labels_BS, weights_BS):
+    """(weighted sum of nll, sum of weights) from the logits."""
+    return (position_nll(logits_BSC, labels_BS) * weights_BS).sum(), weights_BS.sum()
+
+
+def position_nll(logits_BSC, labels_BS):
+    """Nats per position (B, S) float32, 0 where there is no label."""
+    return ops.token_nll(logits_BSC.reshape(-1, logits_BSC.shape[-1]), labels_BS.reshape(-1)).reshape(labels_BS.shape)
 
 
 class ArNextToken:
     """Trains the decoder and its head; samples give prompt_ids, preview_codes (ph, pw), large_codes (h32, w32)."""
 
-    def __init__(self, model_config: ArGeneratorConfig, options, seed: int):
+    def __init__(self, model_config: ArGeneratorConfig, options, seed: int, parts: Parts | None = None):
+        """parts: the pipeline stages that this process holds in place of the whole model; the loss is then
+        `stage_loss` after the last of them, and `network` holds parameters only."""
         self.config, self.options = model_config, options
-        self.model = ArGenerator(model_config)
+        if parts is None:
+            self.model = ArGenerator(model_config)
+            self.network = Network(self.model)
+        else:
+            self.model = self.network = StageList(
+                [stages.Stage(model_config, start, stop, parts.recompute) for start, stop in parts.ranges])
         ops.init_parameters(self.model, seed)
-        self.network = Network(self.model)
 
     def collate(self, samples: list[dict], draw: Callable[[int, str], np.random.Generator],
                 training: bool) -> tuple[np.ndarray, ...]:
@@ -86,6 +103,16 @@ class ArNextToken:
         weights[start:] = 1.0
         weights[start : start + preview.size] = self.options.preview_weight
         return ids, training_positions(len(prompt), [large.shape, preview.shape]), labels, weights
+
+    @staticmethod
+    def stage_inputs(batch: tuple[np.ndarray, ...]) -> stages.Inputs:
+        """What the pipeline's stages read of a batch of `collate`."""
+        return stages.Inputs(*batch[:2])
+
+    @staticmethod
+    def stage_loss(logits_BSC, batch: tuple[np.ndarray, ...]):
+        """(loss_sum, weight_sum) from the output of the last stage."""
+        return weighted_sums(logits_BSC, Tensor(batch[2]), Tensor(batch[3]))
 
     def _prompt(self, sample: dict, index: int, draw, training: bool) -> np.ndarray:
         """The sample's prompt ids, or those of the empty prompt with probability `prompt_dropout`."""

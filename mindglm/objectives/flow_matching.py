@@ -15,9 +15,11 @@ from mindspore import Parameter, Tensor, mint, nn
 
 from mindglm import ops
 from mindglm.errors import UserError
+from mindglm.models.dit_decoder import stages
 from mindglm.models.dit_decoder.conditions import pad_glyphs, upsample_codes
 from mindglm.models.dit_decoder.model import DiTDecoder
 from mindglm.models.dit_decoder.scheduler import Scheduler, model_time
+from mindglm.objectives.parts import Parts, StageList
 from mindglm.recipe.models import DiTConfig, SchedulerConfig
 
 
@@ -33,22 +35,36 @@ class Network(nn.Cell):
         """(loss_sum, weight_sum), float32 scalars: the sum of the samples' mean square errors, and their number."""
         velocity = self.model(noisy_BChw, glyph_BTD, prior_ids_BN, prior_drop_BN, timestep_B, target_size_B2, crop_B2,
                               text_mask_BT)
-        error = velocity.float() - target_BChw
-        count = float(noisy_BChw.shape[0])
-        return mint.mean(error * error) * count, Tensor(count)
+        return error_sums(velocity, target_BChw)
+
+
+def error_sums(velocity_BChw, target_BChw):
+    """(sum of the samples' mean square errors, their number) from the velocity."""
+    error = velocity_BChw.float() - target_BChw
+    count = float(target_BChw.shape[0])
+    return mint.mean(error * error) * count, Tensor(count)
 
 
 class FlowMatching:
     """Objective `flow_matching`: `network`, `model`, and what the trainer asks of them."""
 
-    def __init__(self, model_config: DiTConfig, options, seed: int, scheduler: SchedulerConfig = SchedulerConfig()):
+    def __init__(self, model_config: DiTConfig, options, seed: int, scheduler: SchedulerConfig = SchedulerConfig(),
+                 parts: Parts | None = None):
         """`options`: condition_dropout, glyph_dropout, code_corruption, timestep_density (uniform | logit_normal) and
-        glyph_pad_to. Weights are drawn from `seed`; `scheduler` holds the shift of sigma."""
+        glyph_pad_to. Weights are drawn from `seed`; `scheduler` holds the shift of sigma.
+
+        parts: the pipeline stages that this process holds in place of the whole model; the loss is then `stage_loss`
+        after the last of them, and `network` holds parameters only.
+        """
         self.config, self.options = model_config, options
         self.scheduler = Scheduler(scheduler)
-        self.model = DiTDecoder(model_config)
+        if parts is None:
+            self.model = DiTDecoder(model_config)
+            self.network = Network(self.model)
+        else:
+            self.model = self.network = StageList(
+                [stages.Stage(model_config, start, stop, parts.recompute) for start, stop in parts.ranges])
         ops.init_parameters(self.model, seed)
-        self.network = Network(self.model)
 
     def collate(self, samples: list[dict], draw, training: bool) -> tuple[np.ndarray, ...]:
         """The arguments of `network`, float32 but prior_ids int32 and the masks bool.
@@ -67,6 +83,17 @@ class FlowMatching:
         return (np.stack(noisy), np.stack(target), glyph, mask, ids, drop, np.asarray(times, np.float32),
                 np.stack([s["target_size"] for s in samples]).astype(np.float32),
                 np.stack([s["crop"] for s in samples]).astype(np.float32))
+
+    @staticmethod
+    def stage_inputs(batch: tuple[np.ndarray, ...]) -> stages.Inputs:
+        """What the pipeline's stages read of a batch of `collate`."""
+        noisy, _, glyph, text_mask, *conditions = batch
+        return stages.Inputs(noisy, glyph, *conditions, text_mask)
+
+    @staticmethod
+    def stage_loss(velocity_BChw, batch: tuple[np.ndarray, ...]):
+        """(loss_sum, weight_sum) from the output of the last stage."""
+        return error_sums(velocity_BChw, Tensor(batch[1]))
 
     def _check_sizes(self, samples: list[dict]) -> None:
         shapes = {sample["latents"].shape for sample in samples}

@@ -83,8 +83,8 @@ class GlyphAlignment:
         return np.concatenate([characters[rows], left[places], right[places[::-1]]], axis=1)
 
     def read_back(self, ids_BT: np.ndarray, mask_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the features tell of each token, for reports: the row of the nearest character code (ALPHABET, then END),
-        the place from the left and the place from the right, int (B, T) each."""
+        """What the features tell of each token, for reports, int (B, T) each: the row of the nearest character code
+        (ALPHABET, then END), the place from the left and the place from the right."""
         features = self.model(Tensor(ids_BT), Tensor(mask_BT)).asnumpy()
         edges = np.cumsum([table.shape[1] for table in self.codes])[:-1]
         parts = np.split(features, edges, axis=-1)

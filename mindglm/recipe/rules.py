@@ -4,6 +4,7 @@ A rule that touches a value which is missing or of the wrong type is passed over
 the other rules still speak.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
@@ -22,7 +23,9 @@ from mindglm.recipe.schema import (
     MonitorSection,
     OptimizerSection,
     ParallelSection,
+    PrecisionSection,
     Recipe,
+    RecomputeSection,
     RunnerSection,
     RunnerWrapperSection,
     TrainerSection,
@@ -102,7 +105,8 @@ COUNT, FROM_ZERO, ABOVE_ZERO, CHANCE = Range(1), Range(0), Range(0, low_allowed=
 RANGES: dict[type, dict[str, Range]] = {
     Recipe: {"seed": Range(0, high=2**63 - 1)},
     RunnerSection: {"global_batch_size": COUNT, "stop_step": COUNT, "gradient_accumulation_steps": COUNT},
-    ParallelSection: {"data_parallel": COUNT},
+    ParallelSection: {"data_parallel": COUNT, "pipeline_stage": COUNT, "micro_batch_num": COUNT,
+                      "pipeline_chunks": COUNT},
     OptimizerSection: {"eps": ABOVE_ZERO, "weight_decay": FROM_ZERO},
     LrScheduleSection: {"learning_rate": ABOVE_ZERO, "lr_end": FROM_ZERO, "warmup_steps": FROM_ZERO},
     RunnerWrapperSection: {"max_grad_norm": ABOVE_ZERO, "max_skipped_steps": FROM_ZERO},
@@ -150,12 +154,41 @@ def _sizes_positive(part: Part) -> Violations:
 # ---- one section
 
 
+NOT_YET = ("model_parallel", "context_parallel")
+
+
 def _not_yet(parallel: Part) -> Violations:
     for field in fields(ParallelSection):
         value = parallel.values.get(field.name)
-        if field.name != "data_parallel" and value is not None and value != field.default:
+        if field.name in NOT_YET and value is not None and value != field.default:
             only = shown(field.default)
             yield field.name, value, f"{only}: other values are not yet supported; set it to {only} or leave it out"
+
+
+def _pipeline(parallel: ParallelSection) -> Violations:
+    stages, chunks = parallel.pipeline_stage, parallel.pipeline_chunks
+    if parallel.micro_batch_num > 1 and stages == 1:
+        yield "micro_batch_num", parallel.micro_batch_num, (
+            "1 with pipeline_stage 1; runner_config.gradient_accumulation_steps cuts a batch without a pipeline")
+    if chunks > 1 and parallel.pipeline_schedule != "interleaved":
+        yield "pipeline_chunks", chunks, f"1 with pipeline_schedule {parallel.pipeline_schedule}, or interleaved"
+    if parallel.pipeline_cuts and (len(parallel.pipeline_cuts) != stages * chunks or min(parallel.pipeline_cuts) < 1):
+        yield "pipeline_cuts", list(parallel.pipeline_cuts), (
+            f"{stages * chunks} counts of at least 1, one for each of pipeline_stage * pipeline_chunks parts")
+
+
+def _recompute(recompute: RecomputeSection) -> Violations:
+    if recompute.recompute and recompute.select_recompute:
+        yield "select_recompute", list(recompute.select_recompute), "nothing beside recompute: true, which takes all"
+    if min(recompute.select_recompute, default=0) < 0:
+        yield "select_recompute", list(recompute.select_recompute), "layer numbers, from 0"
+
+
+def _one_compute_dtype(precision: PrecisionSection) -> Violations:
+    if precision.compute_dtype not in ("auto", precision.params_dtype):
+        expected = f"auto or params_dtype ({precision.params_dtype}): the models compute in the dtype of their weights"
+        yield "compute_dtype", precision.compute_dtype, (
+            f"{expected}; bfloat16 weights have float32 masters in the optimizer all the same")
 
 
 def _betas(optimizer: OptimizerSection) -> Violations:
@@ -197,7 +230,9 @@ def _output_dir(recipe: Recipe) -> Violations:
 
 PART_RULES: dict[type, tuple[Callable[..., Violations], ...]] = {
     Recipe: (_output_dir,),
-    ParallelSection: (_not_yet,),
+    ParallelSection: (_not_yet, _pipeline),
+    RecomputeSection: (_recompute,),
+    PrecisionSection: (_one_compute_dtype,),
     OptimizerSection: (_betas,),
     EmaSection: (_ema_decay,),
     LrScheduleSection: (_lr_total_steps, _lr_end),
@@ -211,11 +246,36 @@ PART_RULES: dict[type, tuple[Callable[..., Violations], ...]] = {
 
 
 def _batch_divides(runner: RunnerSection, parallel: ParallelSection) -> Violations:
-    ranks, micro_batches = parallel.data_parallel, runner.gradient_accumulation_steps
-    if min(ranks, micro_batches) >= 1 and runner.global_batch_size % (ranks * micro_batches):
-        names = f"data_parallel {ranks} * gradient_accumulation_steps {micro_batches}"
-        expected = multiple(runner.global_batch_size, names, ranks * micro_batches)
+    factors = {"data_parallel": parallel.data_parallel,
+               "gradient_accumulation_steps": runner.gradient_accumulation_steps}
+    if parallel.micro_batch_num != 1:
+        factors["micro_batch_num"] = parallel.micro_batch_num
+    of = math.prod(factors.values())
+    if min(factors.values()) >= 1 and runner.global_batch_size % of:
+        expected = multiple(runner.global_batch_size, " * ".join(f"{name} {n}" for name, n in factors.items()), of)
         yield "runner_config.global_batch_size", runner.global_batch_size, expected
+
+
+STAGED = ("ar_next_token", "flow_matching")
+
+
+def _stages_can_run(trainer: TrainerSection, context: Part, parallel: ParallelSection,
+                    recompute: RecomputeSection, model: ModelSection, monitor: MonitorSection) -> Violations:
+    """What goes with a model that runs as stages: in a pipeline, or to recompute."""
+    splits = parallel.pipeline_stage > 1 or parallel.pipeline_chunks > 1
+    if not splits and not recompute.recompute and not recompute.select_recompute:
+        return
+    key = "parallel_config.pipeline_stage" if splits else "recompute_config"
+    if trainer.type not in STAGED:
+        yield key, parallel.pipeline_stage if splits else "recompute", (
+            f"nothing of the kind for {trainer.type}: only {' and '.join(STAGED)} have models cut into stages")
+    if context.mode == 0:
+        yield "context.mode", 0, f"1 with {key}: stages run operation by operation"
+    if model.frozen:
+        yield "model.frozen", list(model.frozen), f"nothing: frozen parts are not yet supported with {key}"
+    if monitor.sample_step_interval:
+        yield "monitor_config.sample_step_interval", monitor.sample_step_interval, (
+            f"0 with {key}: sample pictures need the whole model in one piece")
 
 
 def _warmup_fits(schedule: LrScheduleSection, runner: RunnerSection) -> Violations:
@@ -252,8 +312,29 @@ def _crop_fits_vae(options: Part, config: Part) -> Violations:
         yield "objective.crop_size", options.crop_size, expected
 
 
+def _device_has_dtype(context: Part, precision: PrecisionSection) -> Violations:
+    if context.device_target == "CPU" and precision.params_dtype == "bfloat16":
+        yield "precision.params_dtype", "bfloat16", (
+            "float32 or auto on context.device_target CPU: MindSpore's CPU backend has no bfloat16 kernels for matmul, "
+            "softmax and sums")
+
+
+def _strict_can_be_kept(recipe: Part, context: Part, precision: PrecisionSection) -> Violations:
+    if not recipe.strict_numerics:
+        return
+    if context.device_target == "Ascend":
+        yield "strict_numerics", True, "false on context.device_target Ascend, where equal bits have not been measured"
+    if context.mode == 0:
+        yield "context.mode", 0, "1 with strict_numerics: a compiled graph orders its sums anew in every layout"
+    if precision.reduce_dtype != "float32":
+        yield "precision.reduce_dtype", precision.reduce_dtype, "float32 with strict_numerics"
+
+
 CROSS_RULES: tuple[tuple[tuple[str, ...], Callable[..., Violations]], ...] = (
     (("runner_config", "parallel_config"), _batch_divides),
+    (("trainer", "context", "parallel_config", "recompute_config", "model", "monitor_config"), _stages_can_run),
+    (("context", "precision"), _device_has_dtype),
+    (("", "context", "precision"), _strict_can_be_kept),
     (("lr_schedule", "runner_config"), _warmup_fits),
     (("trainer", "model.model_config"), _model_fits_trainer),
     (("trainer", "train_dataset"), _dataset_given),

@@ -66,11 +66,40 @@ class ParallelSection:
     context_parallel: int = 1
     """Processes that share each sequence. Not yet: 1."""
     pipeline_stage: int = 1
-    """Processes that hold consecutive layers. Not yet: 1."""
+    """Processes that each hold a part of the layers."""
     micro_batch_num: int = 1
-    """Micro-batches in the pipeline. Not yet: 1."""
+    """With pipeline_stage: micro-batches that pass through the pipeline, times gradient_accumulation_steps."""
+    pipeline_schedule: Literal["gpipe", "1f1b", "interleaved", "zb_h1"] = "1f1b"
+    """Who computes which micro-batch when: mindglm/plan/schedules.py."""
+    pipeline_chunks: int = 1
+    """Parts of the model a process holds; more than 1 with interleaved only."""
+    pipeline_cuts: tuple[int, ...] = ()
+    """Units (embedding, every layer, head) of each of the pipeline_stage * pipeline_chunks parts, in the order of the
+    model. Empty: balanced by FLOPs."""
     optimizer_shard: bool = False
-    """Optimizer states sharded over data-parallel ranks (ZeRO-1). Not yet: false."""
+    """ZeRO-1: each data-parallel rank keeps its part only of the float32 master weights and of the optimizer state."""
+
+
+@dataclass(frozen=True)
+class RecomputeSection:
+    """Activations that are computed again in the backward pass instead of kept: less memory, a third more time."""
+
+    recompute: bool = False
+    """Those of every layer."""
+    select_recompute: tuple[int, ...] = ()
+    """Those of the layers of these numbers, from 0, where recompute is false."""
+
+
+@dataclass(frozen=True)
+class PrecisionSection:
+    """Number formats. Norms, softmax, the loss, master weights and optimizer state are float32 in any case."""
+
+    params_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the weights. auto: bfloat16 on Ascend; float32 on CPU, which cannot compute in the other."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of activations. auto: that of the weights; the models compute in no other."""
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of gradients while they are summed over data-parallel ranks; bfloat16 halves what travels and rounds each sum."""
 
 
 @dataclass(frozen=True)
@@ -284,10 +313,15 @@ class Recipe:
     """A folder in the released layout: start weights of the trained component, and the components that stay frozen."""
     resume_training: bool = True
     """Go on from the newest checkpoint of output_dir, when it has one."""
+    strict_numerics: bool = False
+    """On CPU: the same weights, bit for bit, in every layout with micro-batches of the same size, which is
+    global_batch_size / (data_parallel * gradient_accumulation_steps). Slower: see train/gradients.py."""
     trainer: TrainerSection
     runner_config: RunnerSection
     context: ContextSection
     parallel_config: ParallelSection
+    precision: PrecisionSection
+    recompute_config: RecomputeSection
     optimizer: OptimizerSection
     lr_schedule: LrScheduleSection
     runner_wrapper: RunnerWrapperSection
@@ -304,6 +338,17 @@ class Recipe:
     def model_type(self) -> str:
         """The `type` of model.model_config."""
         return model_type(self.model.model_config)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a rank in one optimizer step."""
+        return self.runner_config.gradient_accumulation_steps * self.parallel_config.micro_batch_num
+
+    @property
+    def runs_stages(self) -> bool:
+        """Whether the pipeline's executor runs the model, in one stage or more: it is also what can recompute."""
+        recomputes = self.recompute_config.recompute or bool(self.recompute_config.select_recompute)
+        return recomputes or self.parallel_config.pipeline_stage > 1 or self.parallel_config.pipeline_chunks > 1
 
     @property
     def lr_total_steps(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from mindglm import order
 from mindglm.errors import UserError
-from mindglm.parallel import transport
+from mindglm.train.layout import Layout
 
 VIRTUAL_SAMPLES = 2**20
 
@@ -25,17 +25,20 @@ class ProceduralDataset:
 class Batches:
     """The training batches of this rank.
 
-    Each rank takes its contiguous part of the global batch, in micro-batches of equal size. Draws are keyed by (seed,
+    Each data-parallel rank takes its contiguous part of the global batch, in micro-batches of equal size; the stages of
+    a pipeline take the same. Draws are keyed by (seed,
     step, sample id, purpose); a sample that a global batch holds twice gets other draws the second time.
     """
 
-    def __init__(self, objective, dataset, seed: int, global_batch: int, accumulation: int):
-        parts = transport.world() * accumulation
+    def __init__(self, objective, dataset, seed: int, global_batch: int, accumulation: int, layout: Layout = Layout()):
+        parts = layout.data_parallel * accumulation
         if global_batch % parts:
             raise UserError(f"runner_config.global_batch_size is {global_batch}, expected a multiple of {parts} = "
-                            f"{transport.world()} processes x gradient_accumulation_steps {accumulation}")
+                            f"data_parallel {layout.data_parallel} x {accumulation} micro-batches a rank "
+                            "(gradient_accumulation_steps x micro_batch_num)")
         self._objective, self._dataset, self._seed = objective, dataset, seed
         self._global, self.micro_size, self._accumulation = global_batch, global_batch // parts, accumulation
+        self._first = layout.data_index * self.micro_size * accumulation
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead = None
 
@@ -47,10 +50,9 @@ class Batches:
         for sample in ids.tolist():
             keys.append(sample + n * seen[sample])
             seen[sample] += 1
-        start = transport.rank() * self.micro_size * self._accumulation
         batches = []
         for i in range(self._accumulation):
-            part = slice(start + i * self.micro_size, start + (i + 1) * self.micro_size)
+            part = slice(self._first + i * self.micro_size, self._first + (i + 1) * self.micro_size)
             batches.append(collate(self._objective, self._dataset, ids[part], keys[part], self._seed, step, True))
         return batches
 
@@ -75,10 +77,10 @@ def collate(objective, dataset, ids, keys, seed: int, step: int, training: bool)
     return objective.collate([dataset[int(i)] for i in ids], draw, training)
 
 
-def validation_batches(objective, dataset, seed: int, samples: int, micro_size: int):
+def validation_batches(objective, dataset, seed: int, samples: int, micro_size: int, layout: Layout = Layout()):
     """This rank's batches of the first `samples` held-out samples; the last one may be smaller."""
     count = min(samples, len(dataset))
-    rank, world = transport.rank(), transport.world()
+    rank, world = layout.data_index, layout.data_parallel
     mine = list(range(count * rank // world, count * (rank + 1) // world))
     for start in range(0, len(mine), micro_size):
         ids = mine[start:start + micro_size]

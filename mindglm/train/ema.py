@@ -1,4 +1,4 @@
-"""Exponential moving average of the trained weights, kept flat on the host."""
+"""Exponential moving average of the trained weights, kept flat on the host: each rank that of the masters it owns."""
 
 from contextlib import contextmanager
 
@@ -14,31 +14,30 @@ class Ema:
     """average = decay * average + (1 - decay) * weights, after every optimizer step."""
 
     def __init__(self, optimizer, decay: float, warmup_steps: int):
-        """optimizer: where the flat weights are. The average starts as the weights are now."""
+        """optimizer: where the master weights are. The average starts as they are now."""
         self._optimizer, self._decay, self._warmup = optimizer, decay, warmup_steps
-        self.average = optimizer.weights().copy()
+        self.average = optimizer.masters().copy()
 
     def update(self, step: int) -> None:
         """Take in the weights after optimizer step `step` (from 1)."""
         share = np.float32(1.0 - decay_at(step, self._decay, self._warmup))
-        difference = self._optimizer.weights() - self.average
+        difference = self._optimizer.masters() - self.average
         difference *= share
         self.average += difference
 
     def state(self) -> dict[str, np.ndarray]:
-        """{parameter name: average}, views."""
+        """{parameter name: whole average}. Collective (optimizer.named)."""
         return self._optimizer.named(self.average)
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        for name, view in self.state().items():
-            np.copyto(view, state[name])
+        np.copyto(self.average, self._optimizer.owned(state))
 
     @contextmanager
     def in_place(self):
-        """Inside the block the model holds the average; afterwards its own weights again."""
-        live = self._optimizer.weights().copy()
-        self._optimizer.set_weights(self.average)
+        """Inside the block the model holds the average; afterwards its own weights again. Collective."""
+        live = self._optimizer.masters().copy()
+        self._optimizer.set_masters(self.average)
         try:
             yield
         finally:
-            self._optimizer.set_weights(live)
+            self._optimizer.set_masters(live)

@@ -10,15 +10,18 @@ import shutil
 
 import numpy as np
 
-from mindglm.checkpoint import released
+from mindglm.checkpoint import released, seal
 from mindglm.train.objectives import component_modules
 
 MEASURED_SAMPLES = 256
 """Training samples that an objective may look at to finish its config (the VAE's latent statistics)."""
 
 
-def write(recipe, objective, dataset) -> pathlib.Path:
-    """Export the weights the model holds now; returns the folder, which appears whole or not at all."""
+def write(recipe, objective, dataset, trained: dict[str, np.ndarray]) -> pathlib.Path:
+    """Export; returns the folder, which appears whole or not at all.
+
+    trained: {released name: array}, the objective's component_tensors of all stages.
+    """
     hf_names, config_module = component_modules(recipe.model_type)
     component, source = hf_names.COMPONENT, recipe.pretrained_model_dir
     config = recipe.model.model_config
@@ -35,7 +38,7 @@ def write(recipe, objective, dataset) -> pathlib.Path:
         if released.has_component(source, component):
             tensors.update(released.read_component_raw(source, component))
             extra = _side_files(pathlib.Path(source) / component)
-    tensors.update({name: tensor.asnumpy() for name, tensor in objective.component_tensors().items()})
+    tensors.update(trained)
     order = [name for name in hf_names.tensors(config) if name in tensors]
     assert len(order) == len(tensors), f"not in the component: {sorted(set(tensors) - set(order))[:3]}"
     released.write_component(staging, component, config_module.to_hf(config),
@@ -45,9 +48,9 @@ def write(recipe, objective, dataset) -> pathlib.Path:
 
 
 def _copy_rest(source: pathlib.Path, target: pathlib.Path, component: str) -> None:
-    """Everything of the source folder but the trained component and hidden entries."""
+    """Everything of the source folder but the trained component, hidden entries and a seal, which would not fit it."""
     for entry in sorted(source.iterdir()):
-        if entry.name == component or entry.name.startswith("."):
+        if entry.name in (component, seal.NAME) or entry.name.startswith("."):
             continue
         if entry.is_dir():
             shutil.copytree(entry, target / entry.name)

@@ -5,18 +5,17 @@ import math
 import pathlib
 import time
 
-import mindspore as ms
-from mindspore import Tensor
-
 from mindglm.errors import UserError
 from mindglm.parallel import transport
-from mindglm.train import samples, state
+from mindglm.train import layout as layouts
+from mindglm.train import precision, samples, state
 from mindglm.train.batches import Batches, validation_batches
 from mindglm.train.ema import Ema
+from mindglm.train.layout import Layout
 from mindglm.train.metrics import Metrics
 from mindglm.train.optimizer import build as build_optimizer
 from mindglm.train.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, StopRequests
-from mindglm.train.step import TrainStep, learning_rates
+from mindglm.train.step import build_step, learning_rates
 from mindglm.train.weights import all_parameters, trained_parameters
 
 
@@ -27,8 +26,10 @@ class Trainer:
     Construction resumes from the newest checkpoint of recipe.output_dir, if there is one.
     """
 
-    def __init__(self, recipe, recipe_text: str, objective, dataset, held_out=None, notes: tuple[str, ...] = ()):
+    def __init__(self, recipe, recipe_text: str, objective, dataset, held_out=None, notes: tuple[str, ...] = (),
+                 layout: Layout | None = None):
         self.recipe, self._text, self.objective = recipe, recipe_text, objective
+        self._layout = layout or layouts.here(recipe.parallel_config)
         self._held_out = held_out
         runner = recipe.runner_config
         self.output_dir = pathlib.Path(recipe.output_dir)
@@ -36,20 +37,26 @@ class Trainer:
         self.leads = transport.rank() == 0
         objective.network.set_train(True)
         self.parameters = all_parameters(objective)
-        self.optimizer = build_optimizer(trained_parameters(objective, recipe.model.frozen), recipe.optimizer)
+        precision.apply(self.parameters.values(), recipe.precision)
+        self.optimizer = build_optimizer(trained_parameters(objective, recipe.model.frozen), recipe.optimizer,
+                                         self._layout, recipe.parallel_config.optimizer_shard)
         self.ema = Ema(self.optimizer, recipe.ema.decay, recipe.ema.warmup_steps) if recipe.ema.decay > 0 else None
         self.counters, resumed = state.resume(
             self._checkpoints, recipe.resume_training, self.parameters, self.optimizer, self.ema, recipe_text)
-        compiled = recipe.context.mode == 0
-        self._step = TrainStep(objective.network, self.optimizer, recipe.runner_wrapper, compiled)
-        self._batches = Batches(objective, dataset, recipe.seed, runner.global_batch_size,
-                                runner.gradient_accumulation_steps)
-        self._compiled_loss = ms.jit(self._loss) if compiled else self._loss
+        self._step = build_step(recipe, objective, self.optimizer)
+        self._batches = Batches(objective, dataset, recipe.seed, runner.global_batch_size, recipe.micro_batches,
+                                self._layout)
         self._rates = learning_rates(recipe, runner.stop_step)
         self.metrics = Metrics(self.output_dir, recipe, self.counters.step, self.leads)
-        for note in (*notes, *resumed, f"{self.optimizer.size:,} trained parameters in {len(self.optimizer.params)} "
-                     f"tensors, {transport.world()} process(es)"):
+        for note in (*notes, *resumed, self._description()):
             self.metrics.say(note)
+
+    def _description(self) -> str:
+        space, layout = self.optimizer.space, self._layout
+        owned = f", {space.owned_size:,} elements of optimizer state a rank (ZeRO-1)" if space.shards > 1 else ""
+        held = f" of stage {layout.stage + 1} of {layout.stages}" if layout.stages > 1 else ""
+        return (f"{self.optimizer.size:,} trained parameters in {len(self.optimizer.params)} tensors{held}{owned}, "
+                f"{transport.world()} process(es)")
 
     def fit(self) -> None:
         """Train to the end. SystemExit(143 | 130) after saving when a signal asked to stop."""
@@ -117,9 +124,9 @@ class Trainer:
         step, recipe = self.counters.step, self.recipe
         if self._held_out is not None and _every(step, recipe.validation.eval_step_interval):
             self.metrics.validation(step, self.validate())
-        if self.leads and _every(step, recipe.monitor_config.sample_step_interval):
-            with self.exported_weights():
-                pixels = samples.picture(self.objective, recipe, self._held_out)
+        if _every(step, recipe.monitor_config.sample_step_interval):
+            with self.exported_weights():  # by all ranks, as each may hold a part of the average
+                pixels = samples.picture(self.objective, recipe, self._held_out) if self.leads else None
             if pixels is not None:
                 path = samples.write(self.output_dir / "samples" / f"step_{step:06d}.png", pixels)
                 self.metrics.picture(step, path, pixels)
@@ -132,25 +139,19 @@ class Trainer:
 
     def validate(self) -> float:
         """Loss of the exported weights on held-out samples, under draws that are the same at every step."""
-        section = self.recipe.validation
-        loss_sum = weight_sum = 0.0
+        batches = validation_batches(self.objective, self._held_out, self.recipe.seed,
+                                     self.recipe.validation.eval_samples, self._batches.micro_size, self._layout)
         with self.exported_weights():
-            for batch in validation_batches(self.objective, self._held_out, self.recipe.seed, section.eval_samples,
-                                            self._batches.micro_size):
-                full = len(batch[0]) == self._batches.micro_size
-                # The odd rest of the split is not worth a compilation.
-                loss, weight = (self._compiled_loss if full else self._loss)(*(Tensor(array) for array in batch))
-                loss_sum, weight_sum = loss_sum + float(loss.asnumpy()), weight_sum + float(weight.asnumpy())
-        loss_sum, weight_sum = transport.sum_scalar(loss_sum), transport.sum_scalar(weight_sum)
-        return loss_sum / weight_sum if weight_sum > 0 else math.nan
+            sums = [transport.sum_scalar(number) for number in self._step.evaluate(batches)]
+        return sums[0] / sums[1] if sums[1] > 0 else math.nan
 
-    def _loss(self, *batch):
-        return self.objective.network(*batch)
+    def component_tensors(self) -> dict:
+        """What the weights now held give for an export, on rank 0: {released name: array}. Called by all ranks."""
+        here = {name: tensor.float().asnumpy() for name, tensor in self.objective.component_tensors().items()}
+        return state.joined(here, self._layout)
 
     def _save(self) -> None:
-        if self.leads:
-            state.save(self._checkpoints, self.counters, self.parameters, self.optimizer, self.ema, self.recipe,
-                       self._text)
+        state.save(self._checkpoints, self.counters, self.parameters, self.optimizer, self.ema, self.recipe, self._text)
 
     def _leave(self, code: int) -> None:
         self._save()

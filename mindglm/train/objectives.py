@@ -5,16 +5,21 @@ import pathlib
 from mindglm.checkpoint.released import read_json
 
 
-def build(recipe):
-    """The objective of a recipe, its weights drawn from recipe.seed."""
+def build(recipe, parts=None):
+    """The objective of a recipe, its weights drawn from recipe.seed.
+
+    parts: the stages this process holds of a model that runs as stages (mindglm.train.pipeline); else None.
+    """
     kind = recipe.trainer.type
     if kind == "ar_next_token":
-        from mindglm.objectives.ar_next_token import ArNextToken as Objective
+        from mindglm.objectives.ar_next_token import ArNextToken
+
+        return ArNextToken(recipe.model.model_config, recipe.objective, recipe.seed, parts)
     elif kind == "flow_matching":
         from mindglm.objectives.flow_matching import FlowMatching
 
         return FlowMatching(recipe.model.model_config, recipe.objective, recipe.seed,
-                            _scheduler(recipe.pretrained_model_dir))
+                            _scheduler(recipe.pretrained_model_dir), parts)
     elif kind == "vae_reconstruction":
         from mindglm.objectives.vae_reconstruction import VaeReconstruction as Objective
     elif kind == "vq_reconstruction":

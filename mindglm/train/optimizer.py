@@ -1,16 +1,20 @@
-"""AdamW with decoupled weight decay (Loshchilov & Hutter, 2019), equal to torch.optim.AdamW, over one flat gradient.
+"""AdamW with decoupled weight decay (Loshchilov & Hutter, 2019), equal to torch.optim.AdamW, bucket by bucket.
 
-The gradient of all trained parameters arrives as one float32 vector in the order of `params`: those with weight decay
-first, then those without. On CPU each of the two groups is one piece of host memory that the Parameters share, so that
-an update is two kernel calls however many tensors a model has (150 tensors: 7 ms instead of 60). On Ascend MindSpore's
-own `mint.optim.AdamW` does the same arithmetic parameter by parameter.
+Master weights and both moments are float32 and lie as `buckets.FlatSpace` says; with `sharded` (ZeRO-1) a rank keeps
+only its part of them and the ranks join their updated parts afterwards. On CPU the master weights are one piece of host
+memory that the Parameters share. On Ascend MindSpore's own `mint.optim.AdamW` updates one vector a bucket, and the
+Parameters, float32 or bfloat16, are set from it.
 """
 
 import numpy as np
 from mindspore import Parameter, Tensor, mint
-from mindspore import ops as ms_ops
+from mindspore import float32 as ms_float32
 
 from mindglm import ops
+from mindglm.parallel import transport
+from mindglm.train import adamw
+from mindglm.train.buckets import ELEMENTS, FlatSpace
+from mindglm.train.layout import Layout
 
 MOMENTS = ("adam_m", "adam_v")
 
@@ -20,49 +24,63 @@ def decays(name: str, shape: tuple[int, ...], no_decay: tuple[str, ...]) -> bool
     return len(shape) > 1 and not any(fragment in name for fragment in no_decay)
 
 
-def build(params: list[Parameter], section):
-    """The optimizer of this device for the recipe's `optimizer` section."""
+def build(params: list[Parameter], section, layout: Layout = Layout(), sharded: bool = False,
+          elements: int = ELEMENTS):
+    """The optimizer of this device for the recipe's `optimizer` section.
+
+    sharded: this rank keeps its part of the masters and moments only. elements: size of a bucket.
+    """
     kind = HostAdamW if ops.DEVICE == "cpu" else MintAdamW
-    return kind(params, section)
+    return kind(params, section, layout, sharded, elements)
 
 
 class _AdamW:
-    """What both forms share: the order of parameters and where each lies in the flat gradient."""
+    """What both forms share. `params`: in the order of flat vectors, those with weight decay first.
 
-    def __init__(self, params: list[Parameter], section):
-        wrong = [p.name for p in params if "Float32" not in str(p.dtype)]
-        assert not wrong, f"trained parameters must be float32 masters: {wrong[:3]}"
+    An "owned" vector holds this rank's part of every bucket (all of it when not sharded). Methods that say "collective"
+    are called by all ranks of the data-parallel group.
+    """
+
+    def __init__(self, params: list[Parameter], section, layout: Layout, sharded: bool, elements: int):
         flags = {p.name: decays(p.name, p.shape, section.no_decay) for p in params}
         assert len(flags) == len(params), "two trained parameters share a name"
         self.params = [p for p in params if flags[p.name]] + [p for p in params if not flags[p.name]]
         self.section = section
-        ends = np.cumsum([p.size for p in self.params]).tolist()
-        self.spans = {p.name: (end - p.size, end) for p, end in zip(self.params, ends)}
-        self.size = ends[-1] if ends else 0
-        self.split = sum(p.size for p in params if flags[p.name])
-        """Length of the part with weight decay."""
+        self.space = FlatSpace(self.params, [flags[p.name] for p in self.params], layout, sharded, elements)
+        self.size = sum(p.size for p in params)
 
-    def named(self, flat: np.ndarray) -> dict[str, np.ndarray]:
-        """A flat vector in the order of `params` as {parameter name: view in its shape}."""
-        return {p.name: flat[slice(*self.spans[p.name])].reshape(p.shape) for p in self.params}
+    def named(self, owned: np.ndarray) -> dict[str, np.ndarray]:
+        """{parameter name: whole array} of owned vectors; views when not sharded. Collective."""
+        return self.space.named(self.space.join(owned))
+
+    def owned(self, named: dict[str, np.ndarray]) -> np.ndarray:
+        """The inverse of `named`, without communication."""
+        return self.space.take(self.space.flat(named))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """{adam_m.<name>, adam_v.<name>}: whole moments. Collective."""
+        return {f"{kind}.{name}": array for kind, moment in zip(MOMENTS, self.moments())
+                for name, array in self.named(moment).items()}
+
+    def load_state(self, state: dict[str, np.ndarray], updates: int) -> None:
+        """Continue from moments that `state` gave, after `updates` updates."""
+        for number, kind in enumerate(MOMENTS):
+            self.set_moment(number, self.owned({p.name: state[f"{kind}.{p.name}"] for p in self.params}), updates)
 
 
 class HostAdamW(_AdamW):
-    """The CPU form. Weights, m and v are flat NumPy arrays whose memory the MindSpore tensors share."""
+    """The CPU form. The masters are the weights: flat NumPy memory that the float32 Parameters share."""
 
-    def __init__(self, params: list[Parameter], section):
-        super().__init__(params, section)
-        self._weights = np.empty(self.size, np.float32)
-        self._moments = [np.zeros(self.size, np.float32) for _ in MOMENTS]
-        self._homes = {p.name: view for p, view in zip(self.params, self.named(self._weights).values())}
-        self._address = {p.name: self._homes[p.name].ctypes.data for p in self.params}
+    def __init__(self, params: list[Parameter], section, layout: Layout = Layout(), sharded: bool = False,
+                 elements: int = ELEMENTS):
+        super().__init__(params, section, layout, sharded, elements)
+        wrong = [p.name for p in params if p.dtype != ms_float32]
+        assert not wrong, f"on CPU trained parameters are float32: {wrong[:3]}"
+        self._weights = np.zeros(self.space.size, np.float32)
+        self._moments = [np.zeros(self.space.owned_size, np.float32) for _ in MOMENTS]
+        self._homes = self.space.named(self._weights)
+        self._address = {name: home.ctypes.data for name, home in self._homes.items()}
         self.absorb()
-        self._kernel = ms_ops.AdamWeightDecay()
-        self._groups = []
-        for start, end, decay in ((0, self.split, section.weight_decay), (self.split, self.size, 0.0)):
-            if end > start:
-                arrays = [array[start:end] for array in (self._weights, *self._moments)]
-                self._groups.append((start, end, decay, *map(_sharing, arrays)))
 
     def absorb(self) -> None:
         """Take over the values of Parameters that others gave new storage (`set_data`), and give them back their place.
@@ -74,77 +92,106 @@ class HostAdamW(_AdamW):
                 np.copyto(self._homes[p.name], p.asnumpy())
                 p.set_data(Tensor.from_numpy(self._homes[p.name]))
 
-    def apply(self, grads: Tensor, lr: float, updates: int) -> None:
-        """One update. grads: float32 (size,); updates: how many this makes, from 1."""
-        beta1, beta2 = self.section.betas
-        # The kernel has no bias correction: fold it into lr and eps (exact, decay divided back).
-        c1, c2 = 1 - beta1**updates, (1 - beta2**updates) ** 0.5
-        for start, end, decay, weights, m, v in self._groups:
-            self._kernel(weights, m, v, lr * c2 / c1, beta1, beta2, self.section.eps * c2, decay * c1 / c2,
-                         grads[start:end])
+    def apply(self, grads: list[Tensor], scale: float, lr: float, updates: int) -> None:
+        """One update; collective when sharded.
 
-    def weights(self) -> np.ndarray:
-        """The trained weights, flat; not a copy."""
-        return self._weights
+        grads: float32, this rank's part of each bucket. scale: what they are multiplied with. updates: how many this
+        makes, from 1.
+        """
+        section, space = self.section, self.space
+        for bucket, grad in zip(space.buckets, grads):
+            mine = space.owned_range(bucket)
+            adamw.update(self._weights[space.owned_of(bucket)], self._moments[0][mine], self._moments[1][mine],
+                         grad.asnumpy(), scale, lr, section.weight_decay if bucket.decay else 0.0, section.betas,
+                         section.eps, updates)
+        self._publish()
 
-    def set_weights(self, flat: np.ndarray) -> None:
-        np.copyto(self._weights, flat)
+    def _publish(self) -> None:
+        """Fetch the parts of the weights that other ranks own."""
+        if self.space.shards > 1:
+            np.copyto(self._weights, self.space.join(self.masters()))
 
-    def state(self) -> dict[str, np.ndarray]:
-        """{adam_m.<name>, adam_v.<name>}: views of the moments."""
-        return {f"{kind}.{name}": view for kind, flat in zip(MOMENTS, self._moments)
-                for name, view in self.named(flat).items()}
+    def masters(self) -> np.ndarray:
+        """Master weights, owned; not a copy unless sharded."""
+        return self.space.take(self._weights)
 
-    def load_state(self, state: dict[str, np.ndarray], updates: int) -> None:
-        """Continue from moments that `state` gave, after `updates` updates."""
-        for name, view in self.state().items():
-            np.copyto(view, state[name])
+    def set_masters(self, owned: np.ndarray) -> None:
+        """Replace the weights. Collective."""
+        np.copyto(self._weights, self.space.join(owned))
 
+    def moments(self) -> list[np.ndarray]:
+        """First and second moment, owned; not copies."""
+        return self._moments
 
-def _sharing(array: np.ndarray) -> Parameter:
-    parameter = Parameter(Tensor(np.zeros(1, np.float32)), requires_grad=False)
-    parameter.set_data(Tensor.from_numpy(array), slice_shape=True)  # the constructor would copy
-    return parameter
+    def set_moment(self, number: int, owned: np.ndarray, updates: int) -> None:
+        """Replace moment 0 or 1 by what it was after `updates` updates."""
+        np.copyto(self._moments[number], owned)
 
 
 class MintAdamW(_AdamW):
-    """The Ascend form: MindSpore's own AdamW (aclnn kernel), parameter by parameter."""
+    """The Ascend form: MindSpore's own AdamW (aclnn kernel) on float32 masters, one Parameter a bucket."""
 
-    def __init__(self, params: list[Parameter], section):
-        super().__init__(params, section)
-        groups = [(p for p in self.params if self.spans[p.name][1] <= self.split),
-                  (p for p in self.params if self.spans[p.name][1] > self.split)]
-        groups = [{"params": list(group), "weight_decay": float(decay)}
-                  for group, decay in zip(groups, (section.weight_decay, 0.0))]
-        self._optimizer = mint.optim.AdamW([group for group in groups if group["params"]],
-                                           betas=tuple(section.betas), eps=section.eps)
+    def __init__(self, params: list[Parameter], section, layout: Layout = Layout(), sharded: bool = False,
+                 elements: int = ELEMENTS):
+        super().__init__(params, section, layout, sharded, elements)
+        start = self.owned({p.name: p.astype(ms_float32).asnumpy() for p in self.params})
+        self._masters = []
+        for i, bucket in enumerate(self.space.buckets):
+            part = Tensor(start[self.space.owned_range(bucket)])
+            self._masters.append(Parameter(part, name=f"masters.{i}"))
+        groups = [([m for m, b in zip(self._masters, self.space.buckets) if b.decay], section.weight_decay),
+                  ([m for m, b in zip(self._masters, self.space.buckets) if not b.decay], 0.0)]
+        self._optimizer = mint.optim.AdamW(
+            [{"params": group, "weight_decay": float(decay)} for group, decay in groups if group],
+            betas=tuple(section.betas), eps=section.eps)
 
     def absorb(self) -> None:
-        """Nothing to do: the optimizer writes into whatever storage a Parameter has."""
+        """Take over Parameters that others changed: those elements that are no longer the rounded master."""
+        whole = self.space.join(self.masters())
+        for p, values in zip(self.params, self.space.named(whole).values()):
+            now, was = p.astype(ms_float32).asnumpy(), Tensor(values).astype(p.dtype).astype(ms_float32).asnumpy()
+            np.copyto(values, now, where=now != was)
+        self._set(self.space.take(whole))
 
-    def apply(self, grads: Tensor, lr: float, updates: int) -> None:
-        """One update. grads: float32 (size,); updates: how many this makes, from 1."""
+    def apply(self, grads: list[Tensor], scale: float, lr: float, updates: int) -> None:
+        """One update; arguments as HostAdamW.apply. Collective when sharded."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        pieces = mint.split(grads, [p.size for p in self.params])
-        self._optimizer(tuple(piece.reshape(p.shape) for piece, p in zip(pieces, self.params)))
+        self._optimizer(tuple(grad * scale for grad in grads))
+        self._publish()
 
-    def weights(self) -> np.ndarray:
-        """The trained weights, flat; a copy."""
-        return np.concatenate([p.asnumpy().reshape(-1) for p in self.params])
+    def _publish(self) -> None:
+        """Set the Parameters from the masters, those of other ranks included."""
+        for bucket, master in zip(self.space.buckets, self._masters):
+            members = [self.params[i] for i in bucket.members]
+            whole = master.astype(members[0].dtype)
+            if self.space.shards > 1:
+                whole = transport.all_gather(whole, self.space.layout.data_group, "weights")
+            pieces = mint.split(mint.narrow(whole, 0, 0, bucket.size), [p.size for p in members])
+            for p, piece in zip(members, pieces):
+                p.copy_(piece.reshape(p.shape).copy())  # a view of the bucket is not copied rightly on CPU
 
-    def set_weights(self, flat: np.ndarray) -> None:
-        for p, values in zip(self.params, self.named(flat).values()):
-            p.copy_(Tensor(values))
+    def masters(self) -> np.ndarray:
+        """Master weights, owned; a copy."""
+        return np.concatenate([master.asnumpy() for master in self._masters])
 
-    def state(self) -> dict[str, np.ndarray]:
-        """{adam_m.<name>, adam_v.<name>}: copies of the moments."""
-        moments = zip(MOMENTS, (self._optimizer.exp_avg, self._optimizer.exp_avg_sq))
-        return {f"{kind}.{p.name}": m.asnumpy().copy() for kind, ms in moments for p, m in zip(self.params, ms)}
+    def set_masters(self, owned: np.ndarray) -> None:
+        """Replace the weights. Collective."""
+        self._set(owned)
+        self._publish()
 
-    def load_state(self, state: dict[str, np.ndarray], updates: int) -> None:
-        """Continue from moments that `state` gave, after `updates` updates."""
-        for kind, moments in zip(MOMENTS, (self._optimizer.exp_avg, self._optimizer.exp_avg_sq)):
-            for p, m in zip(self.params, moments):
-                m.copy_(Tensor(state[f"{kind}.{p.name}"]))
+    def _set(self, owned: np.ndarray) -> None:
+        for bucket, master in zip(self.space.buckets, self._masters):
+            master.copy_(Tensor(owned[self.space.owned_range(bucket)]))
+
+    def moments(self) -> list[np.ndarray]:
+        """First and second moment, owned; copies."""
+        moments = self._optimizer.exp_avg, self._optimizer.exp_avg_sq
+        return [np.concatenate([part.asnumpy() for part in parts]) for parts in moments]
+
+    def set_moment(self, number: int, owned: np.ndarray, updates: int) -> None:
+        """Replace moment 0 or 1 by what it was after `updates` updates."""
+        parts = (self._optimizer.exp_avg, self._optimizer.exp_avg_sq)[number]
+        for bucket, part in zip(self.space.buckets, parts):
+            part.copy_(Tensor(owned[self.space.owned_range(bucket)]))
         self._optimizer.state_step.copy_(Tensor([updates - 1.0], self._optimizer.state_step.dtype))

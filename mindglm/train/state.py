@@ -13,6 +13,7 @@ from mindspore import Parameter, Tensor
 from mindglm.checkpoint import store
 from mindglm.errors import UserError
 from mindglm.parallel import transport
+from mindglm.train.layout import Layout
 
 FORBIDDEN = ("trainer.type", "model.model_config", "model.frozen")
 """Recipe keys that a resumed run cannot change: the tensors of the checkpoint depend on them."""
@@ -31,16 +32,37 @@ class Counters:
 
 
 def save(root: pathlib.Path, counters: Counters, parameters: dict[str, Parameter], optimizer, ema, recipe, text: str):
-    """Write the checkpoint of counters.step, unless it is there already. Call on rank 0 only."""
-    if counters.step in store.steps(root):
+    """Write the checkpoint of counters.step, unless it is there already. Called by all ranks; rank 0 writes.
+
+    What is sharded or lies on another stage comes to rank 0 first. Trained weights are stored as their float32 masters.
+    """
+    if transport.broadcast_object(counters.step in store.steps(root)):
         return
-    tensors = {"model": {name: parameter.asnumpy() for name, parameter in parameters.items()}, "opt": optimizer.state()}
+    layout = optimizer.space.layout
+    tensors = {"model": whole_model(parameters, optimizer), "opt": joined(optimizer.state(), layout)}
     if ema is not None:
-        tensors["ema"] = ema.state()
+        tensors["ema"] = joined(ema.state(), layout)
+    if transport.rank() > 0:
+        return
     common = {"epoch_num": 1, "step_num": counters.step, "global_step": counters.step,
               "global_batch_size": recipe.runner_config.global_batch_size, "loss_scale": 1.0, **vars(counters)}
     store.save(root, counters.step, tensors, common, text, recipe.checkpoint.prefix,
                recipe.checkpoint.keep_checkpoint_max)
+
+
+def whole_model(parameters: dict[str, Parameter], optimizer) -> dict[str, np.ndarray]:
+    """{name: array} of all stages' parameters on rank 0, trained ones as their masters. Called by all ranks."""
+    masters = optimizer.named(optimizer.masters())
+    here = {name: masters[name] if name in masters else parameter.asnumpy() for name, parameter in parameters.items()}
+    return joined(here, optimizer.space.layout)
+
+
+def joined(arrays: dict[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
+    """The arrays of all stages together on rank 0; elsewhere something of no use. Called by all ranks."""
+    if layout.stages == 1 or layout.data_index > 0:  # rank 0 is in the pipeline of data_index 0
+        return arrays
+    return {name: array for part in transport.gather_objects(arrays, layout.stage_group)
+            for name, array in part.items()}
 
 
 def resume(root: pathlib.Path, wanted: bool, parameters: dict[str, Parameter], optimizer, ema, text: str):
@@ -67,22 +89,25 @@ def resume(root: pathlib.Path, wanted: bool, parameters: dict[str, Parameter], o
     said = [f"resumed from {loaded.folder}"] + [f"changed since that checkpoint: {change}" for change in changes]
     if ema is not None:
         average = loaded.tensors.get("ema")
-        ema.load_state(average if average is not None else optimizer.named(optimizer.weights()))
+        ema.load_state(average if average is not None else loaded.tensors["model"])
     return counters, said
 
 
 def _load_parameters(loaded: store.Checkpoint, parameters: dict[str, Parameter], optimizer) -> None:
     arrays = loaded.tensors["model"]
-    faults = sorted(set(parameters) ^ set(arrays)) or [
+    layout = optimizer.space.layout
+    names = set(parameters)
+    if layout.stages > 1:
+        names = set().union(*transport.gather_objects(names, layout.stage_group))
+    faults = sorted(names ^ set(arrays)) or [
         name for name, parameter in parameters.items() if tuple(parameter.shape) != arrays[name].shape]
     if faults:
         raise UserError(f"{loaded.folder} is the checkpoint of another model; differing tensors: {faults[:5]}")
     trained = {parameter.name for parameter in optimizer.params}
-    flat = [arrays[parameter.name].reshape(-1) for parameter in optimizer.params]
-    optimizer.set_weights(np.concatenate(flat))
+    optimizer.set_masters(optimizer.owned(arrays))
     for name, parameter in parameters.items():
         if name not in trained:
-            parameter.set_data(Tensor(np.array(arrays[name])))
+            parameter.set_data(Tensor(np.array(arrays[name])).astype(parameter.dtype))
 
 
 def recipe_changes(before: str, after: str) -> list[str]:

@@ -1,20 +1,22 @@
-"""One optimizer step: gradients of the micro-batches in one flat bucket, one all-reduce, clipping, update.
+"""One optimizer step: gradients of the micro-batches, their sum over the ranks, clipping by the global norm, update.
 
-The bucket is [gradients of the parameters in the optimizer's order, loss_sum, weight_sum, terminated, interrupted]. One
-vector means one collective and one read by the host a step; with the two flags in it all ranks learn at the same step
-that one of them was told to stop.
+After the gradients one small vector is added up over all ranks: loss_sum, weight_sum, the squared norm, and whether a
+rank was told to stop. So all ranks, of whatever stage and share of the data, divide by the weight of the whole global
+batch, clip by the norm of the whole gradient, skip the same steps and learn at the same step that one has to leave.
 """
 
+import math
 import time
 from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, mint
+from mindspore import Tensor
 
 from mindglm.parallel import transport
-
-TAIL = 4
+from mindglm.train import pipeline, precision
+from mindglm.train.gradients import RunningSum, TreeSum
+from mindglm.train.work import LocalWork, PipelineWork
 
 
 @dataclass(frozen=True)
@@ -31,35 +33,14 @@ class StepResult:
     seconds: dict[str, float]
 
 
-def bucket_function(network, params, compiled: bool):
-    """(flags (2,), *batch) -> bucket, float32 (total size of params + TAIL,).
-
-    network(*batch) gives (loss_sum, weight_sum); the gradient is that of loss_sum. compiled: forward and backward
-    become one graph by ms.jit, compiled anew for every new set of shapes.
-    """
-    value_and_grad = ms.value_and_grad(network, None, ms.ParameterTuple(params), has_aux=True)
-
-    def bucket(flags, *batch):
-        (loss_sum, weight_sum), grads = value_and_grad(*batch)
-        pieces = []
-        for grad in grads:
-            pieces.append(grad.reshape(-1))
-        pieces.append(loss_sum.reshape(1))
-        pieces.append(weight_sum.reshape(1))
-        pieces.append(flags)
-        return mint.cat(pieces)
-
-    return ms.jit(bucket) if compiled else bucket
-
-
 class TrainStep:
-    """Runs optimizer steps for a network whose trained parameters belong to `optimizer`."""
+    """Runs optimizer steps: `work` computes gradients, `sums` adds them up, `optimizer` applies them."""
 
-    def __init__(self, network, optimizer, wrapper, compiled: bool):
-        """wrapper: the recipe's runner_wrapper section (use_clip_grad, max_grad_norm)."""
-        self._bucket = bucket_function(network, optimizer.params, compiled)
-        self._optimizer = optimizer
+    def __init__(self, work, sums, optimizer, wrapper, exact: bool = False):
+        """wrapper: the recipe's runner_wrapper section. exact: add numbers of ranks without rounding on the way."""
+        self._work, self._sums, self._optimizer = work, sums, optimizer
         self._max_norm = wrapper.max_grad_norm if wrapper.use_clip_grad else None
+        self._agree = _agree_exactly if exact else _agree
 
     def __call__(self, micro_batches, lr: float, updates: int, requests=None) -> StepResult:
         """micro_batches: this rank's tuples of arrays; updates: how many updates this one would make, from 1.
@@ -67,26 +48,75 @@ class TrainStep:
         requests: has `flags`, (terminated, interrupted); read as late as they can still reach the other ranks.
         """
         start = time.perf_counter()
-        bucket = None
-        for i, batch in enumerate(micro_batches, 1):
-            flags = requests.flags if requests is not None and i == len(micro_batches) else (False, False)
-            part = self._bucket(Tensor(np.array(flags, np.float32)), *(Tensor(array) for array in batch))
-            bucket = part if bucket is None else bucket + part
+        self._sums.begin()
+        pairs = self._work(micro_batches, self._sums)
         computed = time.perf_counter()
-        bucket = transport.all_reduce_sum(bucket)
-        size = self._optimizer.size
-        grads = bucket[:size]
-        tail = mint.cat((bucket[size:], mint.sum(grads * grads).reshape(1))).asnumpy()
-        loss_sum, weight_sum, terminated, interrupted, square = (float(value) for value in tail)
+        grads = self._sums.finish()
+        flags = requests.flags if requests is not None else (False, False)
+        loss_sum, weight_sum, square, terminated, interrupted = self._agree(pairs, self._sums.squares(), flags)
         reduced = time.perf_counter()
-        loss, norm = (loss_sum / weight_sum, square**0.5 / weight_sum) if weight_sum > 0 else (np.nan, np.nan)
-        applied = bool(np.isfinite(loss) and np.isfinite(norm))
+        loss, norm = (loss_sum / weight_sum, square**0.5 / weight_sum) if weight_sum > 0 else (math.nan, math.nan)
+        applied = math.isfinite(loss) and math.isfinite(norm)
         if applied:
             clip = 1.0 if self._max_norm is None or norm <= self._max_norm else self._max_norm / norm
-            self._optimizer.apply(grads * (clip / weight_sum), lr, updates)
+            self._optimizer.apply(grads, clip / weight_sum, lr, updates)
         done = time.perf_counter()
         seconds = {"forward_backward": computed - start, "reduce": reduced - computed, "optimizer": done - reduced}
         return StepResult(loss, norm, applied, terminated > 0, interrupted > 0, seconds)
+
+    def evaluate(self, batches) -> tuple[float, float]:
+        """(loss_sum, weight_sum) of this rank's batches, without gradients; zeros on a rank that does not know them."""
+        return self._work.evaluate(batches)
+
+
+def build_step(recipe, objective, optimizer) -> TrainStep:
+    """The TrainStep that a recipe asks for."""
+    exact = recipe.micro_batches if recipe.strict_numerics else 0
+    dtype = precision.reduce_dtype(recipe.precision)
+    if not recipe.runs_stages:
+        return local_step(objective.network, optimizer, recipe.runner_wrapper, recipe.context.mode == 0, dtype, exact)
+    executor = pipeline.executor(recipe, objective, optimizer.space.layout)
+    sums = _sums(optimizer.space, objective.model, dtype, exact)
+    return TrainStep(PipelineWork(executor, optimizer.params), sums, optimizer, recipe.runner_wrapper, bool(exact))
+
+
+def local_step(network, optimizer, wrapper, compiled: bool, reduce_dtype=ms.float32,
+               exact_micro_batches: int = 0) -> TrainStep:
+    """The TrainStep of a network that this rank holds whole.
+
+    exact_micro_batches: micro-batches of a rank, when sums shall not depend on the layout (strict_numerics); else 0.
+    """
+    overlaps = optimizer.space.layout.data_parallel > 1 and not exact_micro_batches
+    sums = _sums(optimizer.space, network, reduce_dtype, exact_micro_batches)
+    return TrainStep(LocalWork(network, optimizer.params, compiled, overlaps), sums, optimizer, wrapper,
+                     bool(exact_micro_batches))
+
+
+def _sums(space, network, reduce_dtype, exact_micro_batches: int):
+    if exact_micro_batches:
+        return TreeSum(space, exact_micro_batches)
+    return RunningSum(space, [parameter.name for parameter in network.trainable_params()], reduce_dtype)
+
+
+def _agree(pairs, squares, flags) -> list[float]:
+    """Sums over all ranks: loss_sum, weight_sum, squared norm, and the two flags."""
+    mine = [sum(loss for loss, _ in pairs), sum(weight for _, weight in pairs), sum(squares), *map(float, flags)]
+    if transport.world() == 1:
+        return mine
+    return transport.all_reduce_sum(Tensor(np.array(mine, np.float32)), tag="loss and norm").asnumpy().tolist()
+
+
+def _agree_exactly(pairs, squares, flags) -> list[float]:
+    """As `_agree`, each sum rounded once at its end: the same whichever rank held which numbers."""
+    everyone = transport.gather_objects((pairs, squares, flags))
+    pairs = [pair for rank_pairs, _, _ in everyone for pair in rank_pairs]
+    squares = [square for _, rank_squares, _ in everyone for square in rank_squares]
+    flags = [float(any(flag)) for flag in zip(*(rank_flags for _, _, rank_flags in everyone))]
+    return [*(_exact_sum(numbers) for numbers in ([p[0] for p in pairs], [p[1] for p in pairs], squares)), *flags]
+
+
+def _exact_sum(numbers: list[float]) -> float:
+    return math.fsum(numbers) if all(map(math.isfinite, numbers)) else math.nan
 
 
 def learning_rates(recipe, stop_step: int) -> np.ndarray:

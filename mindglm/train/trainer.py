@@ -27,23 +27,28 @@ def _run(recipe) -> None:
     output = pathlib.Path(recipe.output_dir)
     os.environ.setdefault("LOG_MF_PATH", str(output / "log"))  # mindformers opens its log files when it is imported
     _choose_device(recipe.context.device_target)
-    _check_world(recipe.parallel_config.data_parallel)
+    transport.init()
     # From here on modules may ask for the device.
     from mindglm.recipe import to_yaml
-    from mindglm.train import export, objectives, weights
+    from mindglm.train import export, objectives, pipeline, precision, weights
+    from mindglm.train import layout as layouts
     from mindglm.train.loop import Trainer
 
-    objective = objectives.build(recipe)
+    precision.check(recipe)
+    layout = layouts.here(recipe.parallel_config)
+    dataset, held_out = _datasets(recipe)
+    objective = objectives.build(recipe, pipeline.parts(recipe, layout, dataset))
     hf_names, _ = objectives.component_modules(recipe.model_type)
     note = weights.load_start(objective, recipe.pretrained_model_dir, recipe.model.fresh, hf_names.COMPONENT,
                               hf_names.tensors(recipe.model.model_config))
-    dataset, held_out = _datasets(recipe)
-    trainer = Trainer(recipe, to_yaml(recipe), objective, dataset, held_out, notes=(note,))
+    notes = (note,) if layout.world == 1 else (note, f"processes\n{pipeline.table(recipe, layout, dataset)}")
+    trainer = Trainer(recipe, to_yaml(recipe), objective, dataset, held_out, notes, layout)
     trainer.fit()
-    if trainer.leads:
-        with trainer.exported_weights():
-            folder = export.write(recipe, objective, dataset)
-        print(f"mindglm: exported {folder}", file=sys.stderr, flush=True)
+    with trainer.exported_weights():
+        tensors = trainer.component_tensors()
+        if trainer.leads:
+            folder = export.write(recipe, objective, dataset, tensors)
+            print(f"mindglm: exported {folder}", file=sys.stderr, flush=True)
     transport.finish()
 
 
@@ -56,14 +61,6 @@ def _choose_device(target: str) -> None:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"context.device_target is {target}, but this machine has no such device (MindSpore: "
                             f"{str(error).splitlines()[0]}); set it to auto or CPU") from error
-
-
-def _check_world(data_parallel: int) -> None:
-    _, world = transport.init()
-    if world != data_parallel:
-        raise UserError(f"parallel_config.data_parallel is {data_parallel}, but {world} process(es) were started; "
-                        f"start with `msrun --worker_num {data_parallel} ...` or set "
-                        f"parallel_config.data_parallel={world}")
 
 
 def _datasets(recipe):

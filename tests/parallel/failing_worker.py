@@ -23,5 +23,6 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*args)
 
+    struck.evaluate = step.evaluate
     trainer._step = struck
     trainer.fit()

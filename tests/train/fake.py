@@ -82,17 +82,20 @@ def make_recipe(output_dir, *, steps=10, batch=8, accumulation=1, save=1000, mod
         "monitor_config": schema.MonitorSection(tensorboard=False),
         "optimizer": schema.OptimizerSection(weight_decay=0.1),
         "parallel_config": schema.ParallelSection(),
+        "precision": schema.PrecisionSection(),
+        "recompute_config": schema.RecomputeSection(),
         "runner_wrapper": schema.RunnerWrapperSection(),
         "train_dataset": schema.DatasetSection(),
         "validation": schema.ValidationSection(),
+        "model": schema.ModelSection(GlyphConfig(8, 4, 16, 2, 1), frozen=tuple(frozen)),
+        "objective": schema.GlyphAlignmentOptions(),
         **sections,
     }
     return recipe.Recipe(
         output_dir=str(output_dir), context=schema.ContextSection(mode=mode),
         runner_config=schema.RunnerSection(global_batch_size=batch, gradient_accumulation_steps=accumulation,
                                            stop_step=steps),
-        model=schema.ModelSection(GlyphConfig(8, 4, 16, 2, 1), frozen=tuple(frozen)),
-        objective=schema.GlyphAlignmentOptions(), ema=schema.EmaSection(ema),
+        ema=schema.EmaSection(ema),
         checkpoint=schema.CheckpointSection(save_checkpoint_steps=save), **values)
 
 

@@ -8,6 +8,7 @@ from mindspore import Tensor, nn
 from mindglm import ops
 from mindglm.recipe import schema
 from mindglm.train.ema import Ema, decay_at
+from mindglm.train.layout import Layout
 from mindglm.train.optimizer import HostAdamW, MintAdamW, build, decays
 
 SECTION = schema.OptimizerSection(betas=(0.9, 0.95), eps=1e-6, weight_decay=0.3, no_decay=("norm", "embed"))
@@ -45,6 +46,12 @@ def reference(weights, grads, rates):
     return weights
 
 
+def apply(optimizer, flat, lr, updates, scale=1.0):
+    """One update from a flat gradient."""
+    optimizer.apply([Tensor(flat[optimizer.space.owned_of(bucket)]) for bucket in optimizer.space.buckets], scale, lr,
+                    updates)
+
+
 def random_grads(optimizer, seed):
     return np.random.default_rng(seed).standard_normal(optimizer.size).astype(np.float32)
 
@@ -57,7 +64,7 @@ def test_equals_the_reference_over_steps_and_groups():
     rates = [1e-2, 3e-2, 0.0, 5e-3, 2e-2]
     flats = [random_grads(optimizer, seed) for seed in range(len(rates))]
     for updates, (flat, lr) in enumerate(zip(flats, rates), 1):
-        optimizer.apply(Tensor(flat), lr, updates)
+        apply(optimizer, flat / 4, lr, updates, scale=4.0)
     expected = reference(start, [optimizer.named(flat) for flat in flats], rates)
     for p in params:
         np.testing.assert_allclose(p.asnumpy(), expected[p.name], rtol=0, atol=2e-6)
@@ -68,7 +75,8 @@ def test_groups():
     assert not decays("up.bias", (5,), ()) and not decays("a.norm1.weight", (5, 3), SECTION.no_decay)
     optimizer = build(net(), SECTION)
     assert {p.name for p in optimizer.params[:2]} == {"up.weight", "head"}
-    assert optimizer.split == 15 + 21 and optimizer.size == sum(int(np.prod(s)) for s in SHAPES.values())
+    assert [bucket.decay for bucket in optimizer.space.buckets] == [True, False]
+    assert [bucket.size for bucket in optimizer.space.buckets] == [15 + 21, 8 + 5 + 4] and optimizer.size == 53
 
 
 @pytest.mark.parametrize("empty", ["decay", "no decay"])
@@ -76,7 +84,7 @@ def test_one_group_may_be_empty(empty):
     parameter = ops.param((3, 2) if empty == "no decay" else (6,), "ones")
     parameter.name = "w"
     optimizer = build([parameter], SECTION)
-    optimizer.apply(Tensor(np.ones(6, np.float32)), 0.1, 1)
+    apply(optimizer, np.ones(6, np.float32), 0.1, 1)
     assert not np.array_equal(parameter.asnumpy(), np.ones(parameter.shape))
 
 
@@ -91,43 +99,81 @@ def test_compiled_and_direct_code_see_the_update_and_foreign_storage_is_taken_ov
 
     compiled, one = ms.jit(total), Tensor(1.0, ms.float32)
     before = float(compiled(one))
-    optimizer.apply(Tensor(np.ones(optimizer.size, np.float32)), 0.1, 1)
+    apply(optimizer, np.ones(optimizer.size, np.float32), 0.1, 1)
     assert float(compiled(one)) == pytest.approx(float(total(one)), rel=1e-6) != before
     head.set_data(head * 2.0)
     optimizer.absorb()
     assert float(compiled(one)) == pytest.approx(float(total(one)), rel=1e-6)
-    assert np.array_equal(optimizer.named(optimizer.weights())["head"], head.asnumpy())
+    assert np.array_equal(optimizer.named(optimizer.masters())["head"], head.asnumpy())
     head.copy_(head * 2.0)
-    assert np.array_equal(optimizer.named(optimizer.weights())["head"], head.asnumpy())
+    assert np.array_equal(optimizer.named(optimizer.masters())["head"], head.asnumpy())
 
 
 def test_state_travels_between_both_forms():
     """What a CPU run saves, an Ascend run can load: same names, shapes and count of updates."""
     host = build(net(), SECTION)
     for updates in (1, 2, 3):
-        host.apply(Tensor(random_grads(host, updates)), 0.01, updates)
+        apply(host, random_grads(host, updates), 0.01, updates)
     state = {name: array.copy() for name, array in host.state().items()}
     assert set(state) == {f"{kind}.{name}" for kind in ("adam_m", "adam_v") for name in SHAPES}
     mint = MintAdamW(net(), SECTION)
     mint.load_state(state, 3)
     assert all(np.array_equal(array, state[name]) for name, array in mint.state().items())
     assert float(mint._optimizer.state_step.asnumpy()[0]) == 2.0  # it adds one before its fourth update
-    mint.set_weights(host.weights())
-    assert np.array_equal(mint.weights(), host.weights())
+    mint.set_masters(host.masters())
+    assert np.array_equal(mint.masters(), host.masters())
+
+
+def test_shards_update_their_parts_as_the_whole_would(monkeypatch):
+    """ZeRO-1: moments of a third of the elements (rounded up a bucket), and the same bits as without."""
+    monkeypatch.setattr(HostAdamW, "_publish", lambda self: None)
+    whole = build(net(), SECTION, elements=16)
+    shards = [build(net(), SECTION, Layout(r, 3), True, elements=16) for r in range(3)]
+    assert all(len(moment) == shards[0].space.owned_size < 53 / 3 + 5 for moment in shards[0].moments())
+    for updates in (1, 2, 3):
+        named = whole.named(random_grads(whole, updates))
+        for optimizer in (whole, *shards):
+            apply(optimizer, optimizer.space.flat(named), 0.05, updates)
+    expected = whole.named(whole.masters())
+    for shard in shards:
+        assert np.array_equal(shard.masters(), shard.owned(expected))
+        assert np.array_equal(shard.moments()[1], shard.owned(whole.named(whole.moments()[1])))
+
+
+def test_bfloat16_weights_have_float32_masters():
+    """The Ascend form, as far as a CPU can run it: weights are rounded masters; foreign changes are taken over."""
+    params = net()
+    for p in params:
+        p.set_dtype(ms.bfloat16)
+    optimizer = MintAdamW(params, SECTION)
+    masters = random_grads(optimizer, 5)
+    optimizer.set_masters(masters)
+    assert np.array_equal(optimizer.masters(), masters)
+    rounded = [Tensor(values).astype(ms.bfloat16).astype(ms.float32).asnumpy() for values in
+               optimizer.named(masters).values()]
+    assert all(np.array_equal(p.astype(ms.float32).asnumpy(), r) for p, r in zip(optimizer.params, rounded))
+    optimizer.absorb()
+    assert np.array_equal(optimizer.masters(), masters), "what nobody changed keeps its bits"
+    optimizer.params[0].set_data(Tensor(np.ones(optimizer.params[0].shape, np.float32)).astype(ms.bfloat16))
+    optimizer.absorb()
+    found = optimizer.named(optimizer.masters())
+    assert (found[optimizer.params[0].name] == 1).all()
+    other = optimizer.params[1].name
+    assert np.array_equal(found[other], optimizer.named(masters)[other])
 
 
 def test_moving_average():
     optimizer = build(net(), SECTION)
     ema = Ema(optimizer, 0.9, 4)
-    expected = optimizer.weights().astype(np.float64)
+    expected = optimizer.masters().astype(np.float64)
     for step in range(1, 8):
-        optimizer.apply(Tensor(random_grads(optimizer, step)), 0.05, step)
+        apply(optimizer, random_grads(optimizer, step), 0.05, step)
         ema.update(step)
         d = 0.9 * min(1, (step - 1) / 4)
-        expected = d * expected + (1 - d) * optimizer.weights()
+        expected = d * expected + (1 - d) * optimizer.masters()
     np.testing.assert_allclose(ema.average, expected, atol=1e-6)
     assert [decay_at(step, 0.8, 0) for step in (1, 9)] == [0.8, 0.8]
-    live = optimizer.weights().copy()
+    live = optimizer.masters().copy()
     with ema.in_place():
         assert np.array_equal(optimizer.params[0].asnumpy().ravel(), ema.average[:optimizer.params[0].size])
-    assert np.array_equal(optimizer.weights(), live)
+    assert np.array_equal(optimizer.masters(), live)

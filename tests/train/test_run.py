@@ -67,7 +67,7 @@ def test_run_without_start_weights_exports_its_component_alone(tmp_path):
 
 
 def test_number_of_processes_must_be_that_of_the_recipe(tmp_path):
-    with pytest.raises(UserError, match="data_parallel is 2, but 1 process.*msrun --worker_num 2"):
+    with pytest.raises(UserError, match="data_parallel 2 x .* 2 processes, but 1 were started.*msrun --worker_num 2"):
         trainer.run(loaded(tmp_path, overrides=["parallel_config.data_parallel=2"]))
 
 

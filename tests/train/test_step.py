@@ -8,19 +8,20 @@ import pytest
 from mindglm.recipe import schema
 from mindglm.train.batches import Batches, collate
 from mindglm.train.optimizer import build
-from mindglm.train.step import TrainStep, learning_rates
+from mindglm.train.step import learning_rates, local_step
 from tests.train import fake
 
 WIDE = schema.RunnerWrapperSection(use_clip_grad=False)
 
 
-def one_step(batches, wrapper=WIDE, compiled=False, lr=0.1):
+def one_step(batches, wrapper=WIDE, compiled=False, lr=0.1, strict=False):
     """(StepResult, change of the flat weights) of one step on fresh weights."""
     objective = fake.Objective()
     optimizer = build(objective.network.trainable_params(), schema.OptimizerSection(weight_decay=0.0))
-    before = optimizer.weights().copy()
-    result = TrainStep(objective.network, optimizer, wrapper, compiled)(batches, lr, 1)
-    return result, optimizer.weights() - before, optimizer
+    before = optimizer.masters().copy()
+    exact = len(batches) if strict else 0
+    result = local_step(objective.network, optimizer, wrapper, compiled, exact_micro_batches=exact)(batches, lr, 1)
+    return result, optimizer.masters() - before, optimizer
 
 
 def batch_of(ids):
