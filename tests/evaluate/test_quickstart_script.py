@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from tests.launch.stand_ins import MSRUN
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 STAND_INS = {
@@ -18,19 +20,24 @@ STAND_INS = {
         *quickstart_page*) touch "$OUT/index.html" ;;
         esac""",
     "mindglm": 'mkdir -p "$OUT/dataset"; touch "$OUT/dataset/index.json"',
-    # As the real one: a worker with its log, and the model as its product. FAIL makes the worker die, SLOW take long.
-    "msrun": """for a in "$@"; do case "$a" in
-            --log_dir=*) logs="${a#*=}" ;;
-            output_dir=*) out="${a#*=}" ;;
-        esac; done
-        mkdir -p "$logs" "$out"
-        if [ -n "${FAIL:-}" ]; then
-            printf 'mindglm: loading\\nmindglm: rank 1 failed\\nTraceback\\nValueError: boom\\n' > "$logs/worker_1.log"
-            exit 1
-        fi
-        if [ -n "${SLOW:-}" ]; then touch "$OUT/slow"; sleep 60; fi
-        mkdir -p "$out/model"; touch "$out/model/model_index.json\"""",
+    "msrun": 'exec "${0%/*}/spawn" "$@"',
 }
+
+# As the real one: a log, and the model as its product. FAIL makes rank 1 die, SLOW makes the training long.
+WORKER = """if [ -n "${MS_ROLE:-}" ]; then
+    if [ $MS_ROLE = MS_SCHED ]; then exit 0; fi
+    for a in "$@"; do case "$a" in output_dir=*) out="${a#*=}" ;; esac; done
+    echo "mindglm: loading"
+    if [ -n "${FAIL:-}" ]; then
+        if [ $RANK_ID = 0 ]; then sleep 60; fi
+        printf 'mindglm: rank 1 failed\\nTraceback\\nValueError: boom\\n'
+        exit 1
+    fi
+    if [ -n "${SLOW:-}" ]; then touch "$OUT/slow"; sleep 60; fi
+    mkdir -p "$out/model"; touch "$out/model/model_index.json"
+    exit 0
+fi
+"""
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def call(tmp_path):
     repo, bin_dir = tmp_path / "repo", tmp_path / "bin"
     for folder in ("launch", "recipes/nano", "mindglm/assets/nano/vae"):
         (repo / folder).mkdir(parents=True)
-    for name in ("quickstart.sh", "supervise.sh"):
+    for name in ("quickstart.sh", "supervise.sh", "supervise.py", "processes.py"):
         shutil.copy(ROOT / "launch" / name, repo / "launch")
     (repo / "launch" / "venv.sh").write_text('ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"\ncd "$ROOT"\n'
                                              f'PYTHON={sys.executable}\nexport PYTHON ROOT PATH="{bin_dir}:$PATH"\n')
@@ -47,8 +54,11 @@ def call(tmp_path):
         (repo / name).write_text("one")
     bin_dir.mkdir()
     for name, body in STAND_INS.items():
-        (bin_dir / name).write_text(f'#!/usr/bin/env bash\necho "{name} $*" >> "$OUT/../log"\n{body}\n')
+        noted = f'echo "{name} $*" >> "$OUT/../log"'
+        (bin_dir / name).write_text(f"#!/usr/bin/env bash\n{WORKER if name == 'python' else ''}{noted}\n{body}\n")
         (bin_dir / name).chmod(0o755)
+    (bin_dir / "spawn").write_text(MSRUN)
+    (bin_dir / "spawn").chmod(0o755)
     out = tmp_path / "elsewhere" / "out"
     out.parent.mkdir()
 

@@ -11,11 +11,12 @@ PACKAGE = sorted((ROOT / "mindglm").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # The maker of the fixtures is kept as it was when it made them; it runs in an environment of its own.
 COPIED = ROOT / "tests" / "golden" / "make_golden.py"
-SOURCES = [path for path in [*PACKAGE, *TESTS, *sorted((ROOT / "ckpt_tools").rglob("*.py"))] if path != COPIED]
+SOURCES = [path for path in [*PACKAGE, *TESTS, *sorted((ROOT / "ckpt_tools").rglob("*.py")),
+                            *sorted((ROOT / "launch").glob("*.py"))] if path != COPIED]
 MAX_LINES, MAX_FUNCTION, MAX_WIDTH = 450, 80, 120
 
 # Tensor methods that end in one underscore write in place; on CPU the arithmetic ones silently do nothing.
-IN_PLACE_ALLOWED = {"copy_"}
+IN_PLACE_ALLOWED = {"copy_", "requires_grad_"}
 IN_PLACE = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]_")
 
 
