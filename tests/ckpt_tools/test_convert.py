@@ -227,7 +227,8 @@ def test_options_that_mean_nothing_are_mistakes(tmp_path, capsys):
 
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
 from mindglm.checkpoint import writer
 plain = writer.FolderWriter.copy_file
 def slow(self, *arguments):
