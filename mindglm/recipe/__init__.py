@@ -2,11 +2,11 @@
 
 from mindglm.recipe.schema import Recipe
 
-__all__ = ["Recipe", "load", "loads", "to_yaml"]
+__all__ = ["Recipe", "load", "loads", "resolve", "to_yaml"]
 
 
 def __getattr__(name: str):
-    """load, loads and to_yaml, imported when asked for: who needs the structures only (ckpt_tools) needs no PyYAML."""
+    """load, loads, resolve and to_yaml, imported when asked for: the structures alone (ckpt_tools) need no PyYAML."""
     if name in __all__:
         from mindglm.recipe import loading
 

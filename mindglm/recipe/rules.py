@@ -8,30 +8,25 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
-from mindglm.recipe.models import VAEConfig
+from mindglm.recipe import sizes
+from mindglm.recipe.models import ArGeneratorConfig, DiTConfig, TextConfig, VAEConfig, VisionConfig
+from mindglm.recipe.ranges import range_of
 from mindglm.recipe.schema import (
     MODEL_TYPES,
     TRAINED_MODEL,
     ArNextTokenOptions,
     CheckpointSection,
     DatasetSection,
-    EmaSection,
-    FlowMatchingOptions,
-    GlyphAlignmentOptions,
     LrScheduleSection,
     ModelSection,
-    MonitorSection,
-    OptimizerSection,
     ParallelSection,
     PrecisionSection,
     Recipe,
     RecomputeSection,
     RunnerSection,
-    RunnerWrapperSection,
     TrainerSection,
     VaeReconstructionOptions,
     ValidationSection,
-    VqReconstructionOptions,
 )
 from mindglm.recipe.structure_rules import STRUCTURE_RULES, Violations, multiple
 
@@ -63,10 +58,7 @@ def violations(parts: Mapping[str, Part]) -> Iterator[tuple[str, str]]:
     """(dotted key, message) of each broken rule over `parts`, the sections by dotted path ("" is the recipe itself)."""
     for path, part in parts.items():
         prefix = f"{path}." if path else ""
-        checks = [_ranges, *PART_RULES.get(part.cls, ())]
-        if path.startswith("model.model_config"):
-            checks.append(_sizes_positive)
-        for rule in checks:
+        for rule in (_ranges, *PART_RULES.get(part.cls, ())):
             yield from _spoken(prefix, rule, part)
     for paths, rule in CROSS_RULES:
         if all(path in parts for path in paths):
@@ -91,64 +83,15 @@ def shown(value: object) -> str:
 # ---- single values
 
 
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number."""
-
-    low: float
-    low_allowed: bool = True
-    high: float | None = None
-
-
-COUNT, FROM_ZERO, ABOVE_ZERO, CHANCE = Range(1), Range(0), Range(0, low_allowed=False), Range(0, high=1)
-
-RANGES: dict[type, dict[str, Range]] = {
-    Recipe: {"seed": Range(0, high=2**63 - 1)},
-    RunnerSection: {"global_batch_size": COUNT, "stop_step": COUNT, "gradient_accumulation_steps": COUNT},
-    ParallelSection: {"data_parallel": COUNT, "pipeline_stage": COUNT, "micro_batch_num": COUNT,
-                      "pipeline_chunks": COUNT},
-    OptimizerSection: {"eps": ABOVE_ZERO, "weight_decay": FROM_ZERO},
-    LrScheduleSection: {"learning_rate": ABOVE_ZERO, "lr_end": FROM_ZERO, "warmup_steps": FROM_ZERO},
-    RunnerWrapperSection: {"max_grad_norm": ABOVE_ZERO, "max_skipped_steps": FROM_ZERO},
-    EmaSection: {"warmup_steps": FROM_ZERO},
-    CheckpointSection: {"save_checkpoint_steps": COUNT, "keep_checkpoint_max": COUNT},
-    ValidationSection: {"eval_step_interval": FROM_ZERO, "eval_samples": COUNT},
-    MonitorSection: {"log_interval": COUNT, "sample_step_interval": FROM_ZERO},
-    ArNextTokenOptions: {"preview_weight": FROM_ZERO, "pad_to_multiple": COUNT, "prompt_dropout": CHANCE},
-    FlowMatchingOptions: {
-        "condition_dropout": CHANCE,
-        "glyph_dropout": CHANCE,
-        "code_corruption": CHANCE,
-        "glyph_pad_to": COUNT,
-    },
-    VaeReconstructionOptions: {"crop_size": COUNT, "l1_weight": FROM_ZERO, "kl_weight": FROM_ZERO},
-    VqReconstructionOptions: {
-        "commitment_beta": FROM_ZERO,
-        "codebook_weight": FROM_ZERO,
-        "reseed_interval": FROM_ZERO,
-        "reseed_until": FROM_ZERO,
-    },
-    GlyphAlignmentOptions: {"max_bytes": COUNT, "bitmap_size": COUNT},
-}
-
-
 def _ranges(part: Part) -> Violations:
-    for key, bounds in RANGES.get(part.cls, {}).items():
-        value = part.values.get(key)
-        if value is None:  # broken
+    for key, value in part.values.items():
+        bounds = range_of(part.cls, key)
+        if bounds is None or value is None:
             continue
-        too_low = value < bounds.low or value == bounds.low and not bounds.low_allowed
-        if too_low or bounds.high is not None and value > bounds.high:
-            expected = f"at least {bounds.low}" if bounds.low_allowed else f"more than {bounds.low}"
-            yield key, value, expected + (f" and at most {bounds.high}" if bounds.high is not None else "")
-
-
-def _sizes_positive(part: Part) -> Violations:
-    """Sizes, counts and constants of a structure are above 0; token ids have rules of their own."""
-    for field in fields(part.cls):
-        value = part.values.get(field.name)
-        if type(value) in (int, float) and value <= 0 and not field.name.endswith("_token_id"):
-            yield field.name, value, "more than 0"
+        numbers = {f"{key}[{i}]": n for i, n in enumerate(value)} if type(value) is tuple else {key: value}
+        for place, number in numbers.items():
+            if number not in bounds:
+                yield place, number, str(bounds)
 
 
 # ---- one section
@@ -172,16 +115,14 @@ def _pipeline(parallel: ParallelSection) -> Violations:
             "1 with pipeline_stage 1; runner_config.gradient_accumulation_steps cuts a batch without a pipeline")
     if chunks > 1 and parallel.pipeline_schedule != "interleaved":
         yield "pipeline_chunks", chunks, f"1 with pipeline_schedule {parallel.pipeline_schedule}, or interleaved"
-    if parallel.pipeline_cuts and (len(parallel.pipeline_cuts) != stages * chunks or min(parallel.pipeline_cuts) < 1):
+    if parallel.pipeline_cuts and len(parallel.pipeline_cuts) != stages * chunks:
         yield "pipeline_cuts", list(parallel.pipeline_cuts), (
-            f"{stages * chunks} counts of at least 1, one for each of pipeline_stage * pipeline_chunks parts")
+            f"{stages * chunks} counts, one for each of pipeline_stage * pipeline_chunks parts")
 
 
 def _recompute(recompute: RecomputeSection) -> Violations:
     if recompute.recompute and recompute.select_recompute:
         yield "select_recompute", list(recompute.select_recompute), "nothing beside recompute: true, which takes all"
-    if min(recompute.select_recompute, default=0) < 0:
-        yield "select_recompute", list(recompute.select_recompute), "layer numbers, from 0"
 
 
 def _one_compute_dtype(precision: PrecisionSection) -> Violations:
@@ -191,52 +132,31 @@ def _one_compute_dtype(precision: PrecisionSection) -> Violations:
             f"{expected}; bfloat16 weights have float32 masters in the optimizer all the same")
 
 
-def _betas(optimizer: OptimizerSection) -> Violations:
-    for i, beta in enumerate(optimizer.betas):
-        if not 0 <= beta < 1:
-            yield f"betas[{i}]", beta, "at least 0 and less than 1"
-
-
-def _ema_decay(ema: EmaSection) -> Violations:
-    if not 0 <= ema.decay < 1:
-        yield "decay", ema.decay, "at least 0 (off) and less than 1, usually 0.99 to 0.9999"
-
-
-def _lr_total_steps(schedule: LrScheduleSection) -> Violations:
-    if schedule.total_steps != -1 and schedule.total_steps < 1:
-        yield "total_steps", schedule.total_steps, "-1 (as runner_config.stop_step) or at least 1"
-
-
 def _lr_end(schedule: LrScheduleSection) -> Violations:
     if schedule.lr_end > schedule.learning_rate:
         yield "lr_end", schedule.lr_end, f"at most learning_rate ({schedule.learning_rate})"
 
 
-def _empty_names(section: Part) -> Violations:
-    for key in ("frozen", "fresh"):
-        if "" in section.values.get(key, ()):
-            yield key, "an empty text", "beginnings of parameter names; every name begins with an empty one"
+def _buckets(dataset: DatasetSection) -> Violations:
+    for i, (text, size) in enumerate(zip(dataset.buckets, dataset.sizes)):
+        expected = "a size in pixels, WIDTHxHEIGHT, such as 1024x1024" if size is None else sizes.fault(size)
+        if expected is None and size in dataset.sizes[:i]:
+            expected = "each size once"
+        if expected is not None:
+            yield f"buckets[{i}]", text, expected
 
 
 def _prefix(section: CheckpointSection) -> Violations:
-    if not section.prefix or "/" in section.prefix:
+    if "/" in section.prefix:
         yield "prefix", repr(section.prefix), "the beginning of a file name, without '/'"
 
 
-def _output_dir(recipe: Recipe) -> Violations:
-    if not recipe.output_dir:
-        yield "output_dir", "an empty text", "a folder"
-
-
 PART_RULES: dict[type, tuple[Callable[..., Violations], ...]] = {
-    Recipe: (_output_dir,),
     ParallelSection: (_not_yet, _pipeline),
     RecomputeSection: (_recompute,),
     PrecisionSection: (_one_compute_dtype,),
-    OptimizerSection: (_betas,),
-    EmaSection: (_ema_decay,),
-    LrScheduleSection: (_lr_total_steps, _lr_end),
-    ModelSection: (_empty_names,),
+    LrScheduleSection: (_lr_end,),
+    DatasetSection: (_buckets,),
     CheckpointSection: (_prefix,),
     **STRUCTURE_RULES,
 }
@@ -260,7 +180,7 @@ STAGED = ("ar_next_token", "flow_matching")
 
 
 def _stages_can_run(trainer: TrainerSection, context: Part, parallel: ParallelSection,
-                    recompute: RecomputeSection, model: ModelSection, monitor: MonitorSection) -> Violations:
+                    recompute: RecomputeSection, model: ModelSection) -> Violations:
     """What goes with a model that runs as stages: in a pipeline, or to recompute."""
     splits = parallel.pipeline_stage > 1 or parallel.pipeline_chunks > 1
     if not splits and not recompute.recompute and not recompute.select_recompute:
@@ -273,9 +193,33 @@ def _stages_can_run(trainer: TrainerSection, context: Part, parallel: ParallelSe
         yield "context.mode", 0, f"1 with {key}: stages run operation by operation"
     if model.frozen:
         yield "model.frozen", list(model.frozen), f"nothing: frozen parts are not yet supported with {key}"
-    if monitor.sample_step_interval:
-        yield "monitor_config.sample_step_interval", monitor.sample_step_interval, (
-            f"0 with {key}: sample pictures need the whole model in one piece")
+
+
+def _layers_go_round(parallel: ParallelSection, recompute: Part, config: Part) -> Violations:
+    """Stages, cuts and recomputed layers against the layers that there are."""
+    if config.cls not in (ArGeneratorConfig, DiTConfig):
+        return
+    layers = config.num_layers if config.cls is DiTConfig else config.text_config.num_hidden_layers
+    stages, chunks, cuts = parallel.pipeline_stage, parallel.pipeline_chunks, parallel.pipeline_cuts
+    parts = "pipeline_stage" if chunks == 1 else f"pipeline_stage {stages} * pipeline_chunks {chunks}"
+    if stages * chunks > layers:
+        yield "parallel_config.pipeline_stage", stages, f"{parts} to be at most the model's {layers} layers"
+    if len(cuts) == stages * chunks and sum(cuts) != layers + 2:
+        yield "parallel_config.pipeline_cuts", f"{list(cuts)} with sum {sum(cuts)}", (
+            f"the sum {layers + 2}: {layers} layers, what comes before them and what comes after them")
+    beyond = [layer for layer in recompute.values.get("select_recompute", ()) if layer >= layers]
+    if beyond:
+        yield "recompute_config.select_recompute", beyond, f"layer numbers below {layers}, the model's layers"
+
+
+def _best_is_measured(checkpoint: CheckpointSection, validation: ValidationSection) -> Violations:
+    if checkpoint.keep_best_max >= 1 and not (
+            validation.eval_step_interval >= 1
+            and checkpoint.save_checkpoint_steps % validation.eval_step_interval == 0):
+        yield "checkpoint.keep_best_max", checkpoint.keep_best_max, (
+            f"0, or a validation with every checkpoint: checkpoint.save_checkpoint_steps "
+            f"({checkpoint.save_checkpoint_steps}) a multiple of validation.eval_step_interval "
+            f"({validation.eval_step_interval})")
 
 
 def _warmup_fits(schedule: LrScheduleSection, runner: RunnerSection) -> Violations:
@@ -300,6 +244,36 @@ def _dataset_given(trainer: TrainerSection, dataset: DatasetSection) -> Violatio
         yield key, repr(folder), "null: the words of glyph_alignment are procedural; leave it out"
     if trainer.type != "glyph_alignment" and not folder:
         yield key, folder or None, "a folder written by `mindglm prepare`"
+
+
+def _buckets_in_table(dataset: DatasetSection, vision: VisionConfig) -> Violations:
+    side = vision.image_size // vision.patch_size if vision.patch_size > 0 else 0
+    for i, size in enumerate(dataset.sizes):
+        if size and side > 0 and not sizes.fault(size) and (expected := sizes.fault(size, side)):
+            yield f"train_dataset.buckets[{i}]", sizes.name(size), expected
+
+
+def _codes_have_positions(options: Part, dataset: DatasetSection, text: TextConfig) -> Violations:
+    """The text positions of the decoder against the longest sequence of codes (reference section 3.1)."""
+    if options.cls is not ArNextTokenOptions:
+        return
+    for i, size in enumerate(dataset.sizes):
+        if size and not sizes.fault(size):
+            rows, columns = (side // sizes.CODE_PIXELS for side in size)
+            preview = int(16 * math.sqrt(rows / columns)) * int(16 * math.sqrt(columns / rows))
+            codes = rows * columns + (preview if options.progressive else 0)
+            if codes >= text.max_position_embeddings:
+                most = text.max_position_embeddings
+                yield f"train_dataset.buckets[{i}]", sizes.name(size), (
+                    f"fewer codes than text_config.max_position_embeddings ({most}), not {codes}")
+
+
+def _buckets_hold_crop(options: Part, dataset: DatasetSection) -> Violations:
+    if options.cls is VaeReconstructionOptions:
+        for i, size in enumerate(dataset.sizes):
+            if size and min(size) < options.crop_size:
+                yield f"train_dataset.buckets[{i}]", sizes.name(size), (
+                    f"sides of at least objective.crop_size ({options.crop_size})")
 
 
 def _crop_fits_vae(options: Part, config: Part) -> Violations:
@@ -332,11 +306,16 @@ def _strict_can_be_kept(recipe: Part, context: Part, precision: PrecisionSection
 
 CROSS_RULES: tuple[tuple[tuple[str, ...], Callable[..., Violations]], ...] = (
     (("runner_config", "parallel_config"), _batch_divides),
-    (("trainer", "context", "parallel_config", "recompute_config", "model", "monitor_config"), _stages_can_run),
+    (("trainer", "context", "parallel_config", "recompute_config", "model"), _stages_can_run),
+    (("parallel_config", "recompute_config", "model.model_config"), _layers_go_round),
     (("context", "precision"), _device_has_dtype),
     (("", "context", "precision"), _strict_can_be_kept),
     (("lr_schedule", "runner_config"), _warmup_fits),
+    (("checkpoint", "validation"), _best_is_measured),
     (("trainer", "model.model_config"), _model_fits_trainer),
     (("trainer", "train_dataset"), _dataset_given),
+    (("train_dataset", "model.model_config.vision_config"), _buckets_in_table),
+    (("objective", "train_dataset", "model.model_config.text_config"), _codes_have_positions),
+    (("objective", "train_dataset"), _buckets_hold_crop),
     (("objective", "model.model_config"), _crop_fits_vae),
 )

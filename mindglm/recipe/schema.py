@@ -5,10 +5,13 @@ and nowhere else; a field without a default must be given. Values are checked on
 other by `rules`.
 """
 
+import functools
+import typing
 from dataclasses import dataclass
 from typing import Literal, Union
 
 from mindglm.recipe.models import ArGeneratorConfig, DiTConfig, GlyphConfig, VAEConfig
+from mindglm.recipe.sizes import Size, parse
 
 TrainerType = Literal["ar_next_token", "flow_matching", "vae_reconstruction", "vq_reconstruction", "glyph_alignment"]
 
@@ -125,13 +128,13 @@ class LrScheduleSection:
     type: Literal["CosineWithWarmUpLR"] = "CosineWithWarmUpLR"
     """mindformers' name of it."""
     learning_rate: float
-    """Peak."""
+    """Peak, at the end of the warm-up."""
     lr_end: float = 0.0
     """Value at `total_steps` and after."""
     warmup_steps: int = 0
     """Steps of the warm-up."""
     total_steps: int = -1
-    """-1: runner_config.stop_step."""
+    """Steps until lr_end is reached. -1: runner_config.stop_step."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,8 @@ class ArNextTokenOptions:
 
     preview_weight: float = 2.0
     """Weight of a preview code; a large code and the end code weigh 1."""
+    progressive: bool = True
+    """Preview codes are written before the large codes. false: large codes alone, and no preview grid in the prompt."""
     pad_to_multiple: int = 32
     """Sequences of a micro-batch are padded on the right to a multiple of this, so that few shapes are compiled."""
     prompt_dropout: float = 0.0
@@ -261,6 +266,14 @@ class DatasetSection:
 
     dataset_dir: str | None = None
     """A folder written by `mindglm prepare`. null for glyph_alignment, whose words are procedural."""
+    buckets: tuple[str, ...] = ()
+    """Sizes to train on, WIDTHxHEIGHT in pixels, of those that the dataset holds: [1024x1024, 768x1344]. Each global
+    batch holds one of them. Empty: all that the dataset holds."""
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """`buckets` as (height, width)."""
+        return tuple(parse(text) for text in self.buckets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +286,10 @@ class CheckpointSection:
     """Steps between two checkpoints; one is always written at the end."""
     keep_checkpoint_max: int = 2
     """Newest checkpoints that are kept."""
+    keep_best_max: int = 0
+    """Besides those, checkpoints of the least validation loss; validation.eval_step_interval falls on their steps."""
+    async_save: bool = False
+    """Training waits only until the state is copied in host memory, which takes as much again; a thread writes it."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +314,8 @@ class MonitorSection:
     """Steps between two sample pictures. 0: none."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample pictures, where the objective draws from prompts."""
+    weights_hash_interval: int = 100
+    """Steps between two lines of ledger.jsonl that hold a digest of the weights. 0: never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,6 +374,12 @@ class Recipe:
         """Length of the schedule with -1 resolved."""
         total = self.lr_schedule.total_steps
         return self.runner_config.stop_step if total == -1 else total
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, object]:
+    """{field: its type} of a dataclass of the recipe."""
+    return typing.get_type_hints(cls)
 
 
 def model_type(config: ModelConfig) -> str:

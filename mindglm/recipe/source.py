@@ -1,23 +1,58 @@
-"""YAML text -> a tree that remembers where each value stands, and overrides grafted onto it."""
+"""YAML text -> a tree that remembers where each key and value stands; overrides and a base file joined to it.
 
+Of YAML only what a recipe needs is read. Tags are refused: they make objects. An alias stands for a single value, never
+for a section or list, so that a few lines cannot unfold into gigabytes. A plain word is null, true or false, a decimal
+number (1e-6 too), or else text: `no` is a word here and `010` is no number, unlike YAML 1.1.
+"""
+
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
 from mindglm.errors import UserError
+from mindglm.recipe import wording
 
-# PyYAML's C parser where it is built in: composing a recipe with it takes 2 ms instead of 20.
+# PyYAML's C parser where it is built in: a recipe takes 2 ms with it instead of 20.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 COMMAND_LINE = "command line"
+BASE = "base"
+MAX_BYTES, MAX_DEPTH = 2**20, 20
+
+_WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None, "true": True, "True": True, "TRUE": True,
+          "false": False, "False": False, "FALSE": False}
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})")
+_FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where something stands."""
+
+    file: str
+    """A path, or COMMAND_LINE."""
+    line: int = 0
+    column: int = 0
+    """Both from 1; 0 where there is none."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+class Invalid:
+    """Stands for a value that has been complained about."""
+
+
+INVALID = Invalid()
 
 
 @dataclass(frozen=True)
 class Problem:
     """One mistake: where it stands, at which dotted key, and what to say about it."""
 
-    where: str
-    """`file:line` or `command line`."""
+    where: Place
     key: str
     message: str
 
@@ -27,21 +62,51 @@ class Problem:
 
 @dataclass
 class Item:
-    """A value and its place. `value` is a dict[str, Item], a list[Item] or a scalar of Python."""
+    """A value, where it stands, and where its key stands."""
 
     value: object
-    where: str
+    """A dict[str, Item], a list[Item], a scalar of Python or INVALID."""
+    where: Place
+    key_where: Place
+
+
+@dataclass
+class _Open:
+    """A mapping or sequence whose end has not come yet."""
+
+    item: Item
+    path: str
+    tagged: bool
+    key: str | None = None
+    """Of a mapping: the key whose value comes next."""
+    key_where: Place | None = None
+
+
+def read(path: str | Path) -> str:
+    """The text of a recipe file. Raises UserError when it cannot be read or is larger than MAX_BYTES."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe file; recipes of this suite stand in recipes/") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, expected a recipe file (.yaml) in it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path}: more than {MAX_BYTES:,} bytes, expected a recipe, which is a page or two of text")
+    return text
 
 
 def parse(text: str, name: str, problems: list[Problem]) -> Item:
     """The tree of a recipe's text. `name` stands for the file in messages.
 
-    Raises UserError when the text is no YAML or no mapping: nothing else could be said about it. Mistakes that leave
-    the rest readable, such as a key given twice, are appended to `problems`.
+    Raises UserError when the text is no YAML, no mapping, or more than a recipe may hold: nothing else could be said
+    about it. Mistakes that leave the rest readable, such as a key given twice, are appended to `problems`.
     """
     try:
-        node = yaml.compose(text, Loader=_LOADER)
-        tree = _tree(node, lambda n: f"{name}:{n.start_mark.line + 1}", "", problems) if node else None
+        tree = _Builder(name, problems).build(text)
     except yaml.YAMLError as error:
         raise UserError(_yaml_message(name, error)) from None
     if tree is None or not isinstance(tree.value, dict):
@@ -53,65 +118,196 @@ def parse(text: str, name: str, problems: list[Problem]) -> Item:
 
 def graft(tree: Item, override: str, problems: list[Problem]) -> None:
     """Sets one `dotted.key=value` of the command line in the tree; the value is read as YAML."""
+    here = Place(COMMAND_LINE)
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        problems.append(
-            Problem(COMMAND_LINE, "", f"given {override!r}, expected key=value such as runner_config.stop_step=100")
-        )
+        told = f"given {override!r}, expected key=value such as runner_config.stop_step=100"
+        problems.append(Problem(here, "", told))
+        return
+    if path == [BASE]:
+        problems.append(Problem(here, BASE, "is read from the recipe file only; name another file to train by"))
         return
     try:
-        node = yaml.compose(text, Loader=_LOADER)
-        value = _tree(node, lambda n: COMMAND_LINE, key, problems) if node else Item(None, COMMAND_LINE)
+        value = _Builder(COMMAND_LINE, problems, key.strip()).build(text) or Item(None, here, here)
     except yaml.YAMLError:
-        problems.append(Problem(COMMAND_LINE, key, f"given {text!r}, which is no YAML value; put quotes around text"))
+        problems.append(Problem(here, key, f"given {text!r}, which is no YAML value; put quotes around text"))
         return
     section = tree
     for depth, part in enumerate(path[:-1]):
         if part not in section.value:
-            section.value[part] = Item({}, COMMAND_LINE)
+            section.value[part] = Item({}, here, here)
         section = section.value[part]
         if section.value is None:
             section.value = {}
         if not isinstance(section.value, dict):
             above = ".".join(path[: depth + 1])
-            problems.append(
-                Problem(COMMAND_LINE, key, f"{above} holds a value, not a section; override {above} itself")
-            )
+            problems.append(Problem(here, key, f"{above} holds a value, not a section; override {above} itself"))
             return
     section.value[path[-1]] = value
 
 
-def _tree(node: yaml.Node, where, path: str, problems: list[Problem]) -> Item:
-    if isinstance(node, yaml.MappingNode):
-        children: dict[str, Item] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            below = f"{path}.{key}" if path else key
-            if key in children:
-                problems.append(
-                    Problem(where(key_node), below, f"given twice, first at {children[key].where}; keep one")
-                )
-                continue
-            child = _tree(value_node, where, below, problems)
-            # A section is looked for at its key, also when its first entry stands on the next line.
-            children[key] = Item(child.value, where(key_node))
-        return Item(children, where(node))
-    if isinstance(node, yaml.SequenceNode):
-        return Item([_tree(child, where, path, problems) for child in node.value], where(node))
-    return Item(_scalar(node), where(node))
+def include(tree: Item, name: str, problems: list[Problem]) -> Item:
+    """The tree over the one that its `base` names, a path seen from the folder of `name`; unchanged without a base.
 
-
-def _scalar(node: yaml.ScalarNode) -> object:
-    loader = yaml.SafeLoader("")
+    Sections are joined key by key; every other value, lists too, replaces that of the base.
+    """
+    item = tree.value.pop(BASE, None)
+    if item is None:
+        return tree
+    if not isinstance(item.value, str):
+        given = wording.shown(item.value)
+        told = f"given {given}, expected the path of a recipe file, seen from this file's folder"
+        problems.append(Problem(item.where, BASE, told))
+        return tree
+    path = str(Path(name).parent / item.value)
     try:
-        return loader.construct_object(node)
-    except ValueError:  # for instance a timestamp such as 2024-99-99
-        return node.value
+        below = parse(read(path), path, problems)
+    except UserError as error:
+        problems.append(Problem(item.where, BASE, str(error)))
+        return tree
+    deeper = below.value.pop(BASE, None)
+    if deeper is not None:
+        problems.append(Problem(deeper.key_where, BASE, f"{path} is itself the base of {name}; a base has none"))
+    return _over(below, tree)
+
+
+def _over(below: Item, above: Item) -> Item:
+    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
+        return above
+    joined = dict(below.value)
+    for key, item in above.value.items():
+        joined[key] = _over(joined[key], item) if key in joined else item
+    return Item(joined, above.where, above.key_where)
+
+
+def scalar(text: str) -> object:
+    """What a plain word of YAML means in a recipe."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+class _Builder:
+    """Parser events -> Items, without recursion."""
+
+    def __init__(self, name: str, problems: list[Problem], path: str = ""):
+        self._name, self._problems, self._root_path = name, problems, path
+        self._stack: list[_Open] = []
+        self._anchors: dict[str, Item] = {}
+        self._root: Item | None = None
+
+    def build(self, text: str) -> Item | None:
+        """None for an empty text. Raises yaml.YAMLError, and UserError for what is larger than a recipe."""
+        documents = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise UserError(f"{self._place(event)}: a second document begins, expected one recipe a file; "
+                                    "remove the line ---")
+            elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+                self._begin(event)
+            elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+                ended = self._stack.pop()
+                self._finish(Item(INVALID, ended.item.where, ended.item.key_where) if ended.tagged else ended.item)
+            elif isinstance(event, yaml.ScalarEvent):
+                self._scalar(event)
+            elif isinstance(event, yaml.AliasEvent):
+                self._alias(event)
+        return self._root
+
+    def _place(self, event) -> Place:
+        if self._name == COMMAND_LINE:
+            return Place(COMMAND_LINE)
+        return Place(self._name, event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _path(self) -> str:
+        """Dotted key of what comes next."""
+        if not self._stack:
+            return self._root_path
+        top = self._stack[-1]
+        if isinstance(top.item.value, list):
+            return f"{top.path}[{len(top.item.value)}]"
+        return f"{top.path}.{top.key}" if top.path and top.key else top.key or top.path
+
+    def _wants_key(self) -> bool:
+        return bool(self._stack) and isinstance(self._stack[-1].item.value, dict) and self._stack[-1].key is None
+
+    def _complain(self, where: Place, message: str) -> Invalid:
+        self._problems.append(Problem(where, self._path(), message))
+        return INVALID
+
+    def _refuse_tag(self, event) -> None:
+        if event.tag is not None:
+            self._complain(self._place(event), f"given the YAML tag {event.tag}, expected a value without one")
+
+    def _remember(self, event, item: Item) -> None:
+        if event.anchor is not None:
+            self._anchors[event.anchor] = item
+
+    def _begin(self, event) -> None:
+        here = self._place(event)
+        if len(self._stack) == MAX_DEPTH:
+            raise UserError(f"{here}: sections nested deeper than {MAX_DEPTH}, expected a recipe")
+        if self._wants_key():
+            raise UserError(f"{here}: given a section or a list as a key, expected a name; put quotes around text")
+        self._refuse_tag(event)
+        item = Item({} if isinstance(event, yaml.MappingStartEvent) else [], here, self._key_place(here))
+        self._remember(event, item)
+        self._stack.append(_Open(item, self._path(), event.tag is not None))
+
+    def _scalar(self, event) -> None:
+        here = self._place(event)
+        if self._wants_key():
+            top = self._stack[-1]
+            top.key, top.key_where = event.value, here
+            self._refuse_tag(event)
+            return
+        self._refuse_tag(event)
+        value = scalar(event.value) if event.implicit[0] else event.value
+        item = Item(INVALID if event.tag is not None else value, here, self._key_place(here))
+        self._remember(event, item)
+        self._finish(item)
+
+    def _alias(self, event) -> None:
+        here = self._place(event)
+        if self._wants_key():
+            raise UserError(f"{here}: given the alias *{event.anchor} as a key, expected a name")
+        item = self._anchors.get(event.anchor)
+        if item is None:
+            value = self._complain(here, f"given *{event.anchor}, which stands for nothing before it; write the value")
+        elif isinstance(item.value, (dict, list)):
+            value = self._complain(here, f"given *{event.anchor}, which stands for the section or list at "
+                                         f"{item.where}, expected a value: write it out, or share sections by `base:`")
+        else:
+            value = item.value
+        self._finish(Item(value, here, self._key_place(here)))
+
+    def _key_place(self, here: Place) -> Place:
+        return self._stack[-1].key_where or here if self._stack else here
+
+    def _finish(self, item: Item) -> None:
+        """Puts a whole item where it belongs."""
+        if not self._stack:
+            self._root = item
+            return
+        top = self._stack[-1]
+        if isinstance(top.item.value, list):
+            top.item.value.append(item)
+            return
+        if top.key in top.item.value:
+            first = top.item.value[top.key].key_where
+            self._problems.append(Problem(top.key_where, self._path(), f"given twice, first at {first}; keep one"))
+        else:
+            top.item.value[top.key] = item
+        top.key = top.key_where = None
 
 
 def _yaml_message(name: str, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
-    line = f":{mark.line + 1}" if mark else ""
+    place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{name}{line}: not valid YAML: {problem}; look at this line's indentation, brackets and colons"
+    return f"{name}{place}: not valid YAML: {problem}; look at this line's indentation, brackets and colons"

@@ -35,9 +35,7 @@ def _text_rotary(text: TextConfig) -> Violations:
         yield "partial_rotary_factor", share, "more than 0 and at most 1"
     elif text.rotary_dim % 2:
         yield "partial_rotary_factor", share, f"an even share of head_dim {text.head_dim}, not {text.rotary_dim} dims"
-    elif min(sections) < 0:
-        yield "mrope_section", list(sections), "three counts of at least 0"
-    elif sum(sections) != text.rotary_dim // 2:
+    elif min(sections) >= 0 and sum(sections) != text.rotary_dim // 2:
         yield "mrope_section", f"{list(sections)} with sum {sum(sections)}", (
             f"the sum {text.rotary_dim // 2}: half of head_dim {text.head_dim} * partial_rotary_factor {share}"
         )
@@ -108,7 +106,7 @@ def _vae_levels(config: VAEConfig) -> Violations:
     if levels != VAE_LEVELS:
         yield "block_out_channels", f"{levels} levels", f"{VAE_LEVELS}: latents are 1/8 of the pixels a side"
     for i, channels in enumerate(config.block_out_channels):
-        if channels < 1 or groups > 0 and channels % groups:
+        if channels > 0 and groups > 0 and channels % groups:
             yield f"block_out_channels[{i}]", channels, multiple(channels, "norm_num_groups", groups)
     for name in ("in_channels", "out_channels"):
         if getattr(config, name) != RGB:
@@ -120,8 +118,6 @@ def _vae_statistics(config: VAEConfig) -> Violations:
         count = len(getattr(config, name))
         if count != config.latent_channels:
             yield name, f"{count} numbers", f"one for each of the latent_channels ({config.latent_channels})"
-    if any(value <= 0 for value in config.latents_std):
-        yield "latents_std", min(config.latents_std), "numbers above 0: latents are divided by them"
 
 
 def _glyph(config: GlyphConfig) -> Violations:

@@ -1,21 +1,28 @@
 """The recipes that are shipped: valid, runnable as their head says, and of the released sizes where they claim so."""
 
 import dataclasses
+import os
 import re
 import shlex
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
 from mindglm import recipe
 from mindglm.cli.main import build_parser
+from mindglm.plan import hardware, search
+from mindglm.recipe import differences
+from tests.recipe import plan_heads
+from tests.recipe.shipped import RECIPES, ROOT, relative
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-
-
-def relative(path):
-    return str(path.relative_to(ROOT))
+FULL_SIZE = plan_heads.FULL_SIZE
+STAGES = [path for path in FULL_SIZE if path.parent.name == "glm_image"]
+VARIANTS = [path for path in FULL_SIZE if path not in STAGES]
+PRETRAINING = {"ar_9b_pretrain_256", "ar_9b_pretrain_512", "ar_9b_pretrain_mixed", "dit_7b_pretrain_256",
+               "dit_7b_pretrain_512", "dit_7b_pretrain_1024", "dit_7b_pretrain_mixed"}
+LAYOUT = ("parallel_config", "recompute_config", "runner_config.gradient_accumulation_steps")
+DEVICES_PER_NODE = 8
 
 
 def commands(path):
@@ -26,19 +33,30 @@ def commands(path):
             break
         head.append(line.removeprefix("#").strip())
     text = "\n".join(head).replace("\\\n", " ")
-    return [line for line in text.splitlines() if re.match(r"(msrun|mindglm|python) ", line)]
+    return [line for line in text.splitlines() if re.match(r"(msrun|mindglm|python|bash) ", line)]
+
+
+def nodes(path):
+    """How many nodes a full-size recipe is for, by its head."""
+    return int(re.search(r"(\d+) nodes? of Atlas", path.read_text().replace("\n# ", " "))[1])
 
 
 def test_all_recipes_are_there():
     assert {path.stem for path in RECIPES if path.parent.name == "nano"} == {"vae", "tokenizer", "glyph", "ar", "dit"}
-    big = {path.stem for path in RECIPES if path.parent.name == "glm_image"}
-    assert big == {"ar_9b_pretrain", "ar_9b_sft", "dit_7b_pretrain", "dit_7b_sft"}
+    counts = {}
+    for path in FULL_SIZE:
+        counts.setdefault(path.stem, set()).add(nodes(path))
+    assert {name for name, found in counts.items() if found == {1, 4, 16, 128}} == PRETRAINING
+    assert {name: found for name, found in counts.items() if name not in PRETRAINING} == {
+        "ar_9b_sft": {1, 4, 16}, "dit_7b_sft": {1, 4, 16},
+        "ar_9b_from_released": {1, 4}, "dit_7b_from_released": {1, 4}}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=relative)
 def test_recipe_is_valid_and_prints_itself(path):
     loaded = recipe.load(path)
     assert recipe.loads(recipe.to_yaml(loaded)) == loaded
+    assert max(map(len, path.read_text().splitlines())) <= 120
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=relative)
@@ -47,9 +65,15 @@ def test_recipe_opens_with_the_command_that_runs_it(path):
     trains = 0
     for command in commands(path):
         words = shlex.split(command)
+        if words[0] == "bash":
+            trains += 1
+            assert words[1] == f"launch/train_{'node' if nodes(path) == 1 else 'cluster'}.sh"
+            assert ROOT / words[-1] == path
+            continue
+        if "mindglm" not in words:
+            continue
         workers = int(words[words.index("--worker_num") + 1]) if words[0] == "msrun" else 1
-        arguments = words[words.index("mindglm") + 1 :]
-        args = build_parser().parse_args(arguments)
+        args = build_parser().parse_args(words[words.index("mindglm") + 1:])
         if args.command == "train":
             trains += 1
             assert ROOT / args.recipe == path
@@ -57,21 +81,84 @@ def test_recipe_opens_with_the_command_that_runs_it(path):
     assert trains >= 1
 
 
+@pytest.mark.parametrize("stem, folder", [("dit_7b_from_released", ""), ("ar_9b_sft", "16_nodes")])
+def test_the_launch_scripts_take_the_command(tmp_path, stem, folder):
+    path = ROOT / "recipes" / "glm_image" / folder / f"{stem}.yaml"
+    (tmp_path / "hosts.txt").write_text("".join(f"node{i} slots=8\n" for i in range(nodes(path))))
+    words = shlex.split(commands(path)[-1].replace("hosts.txt", str(tmp_path / "hosts.txt")))
+    environment = {**os.environ, "MINDGLM_VENV": sys.prefix}
+    done = subprocess.run([*words[:2], "--dry-run", *words[2:]], cwd=ROOT, capture_output=True, text=True,
+                          env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"--worker_num={nodes(path) * DEVICES_PER_NODE}" in done.stdout.replace("--worker_num ", "--worker_num=")
+
+
+@pytest.mark.parametrize("path", FULL_SIZE, ids=relative)
+def test_layout_fills_the_nodes(path):
+    parallel = recipe.load(path).parallel_config
+    assert parallel.data_parallel * parallel.pipeline_stage == nodes(path) * DEVICES_PER_NODE
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=relative)
+def test_other_node_counts_are_the_same_run(path):
+    """Only the layout differs from the recipe of that name, so that a run may go on with more or fewer nodes."""
+    main = path.parents[1] / path.name
+    changes = differences.of_resume(recipe.to_yaml(recipe.load(main)), recipe.to_yaml(recipe.load(path)))
+    assert changes and all(change.key.startswith(LAYOUT) and change.kind == "safe" for change in changes)
+
+
 def test_output_folders_are_not_shared():
-    folders = [recipe.load(path).output_dir for path in RECIPES]
+    folders = [recipe.load(path).output_dir for path in RECIPES if path not in VARIANTS]
     assert len(set(folders)) == len(folders)
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "glm_image"], ids=relative)
-def test_full_size_recipes_say_whose_hyper_parameters_they_are(path):
-    assert "are ours" in path.read_text()
+def test_recipes_start_from_what_others_write():
+    """A folder below output/ is the export of another recipe, of the stage before."""
+    exports = {f"{recipe.load(path).output_dir}/model" for path in RECIPES}
+    starts = [recipe.load(path).pretrained_model_dir for path in FULL_SIZE]
+    assert {start for start in starts if start.startswith("output/")} <= exports
+
+
+@pytest.mark.parametrize("path", STAGES, ids=relative)
+def test_dataset_is_made_by_the_command_in_the_head(path):
+    loaded = recipe.load(path)
+    prepare = build_parser().parse_args(shlex.split(commands(path)[0])[1:])
+    assert prepare.command == "prepare"
+    assert (prepare.model, prepare.output) == (loaded.pretrained_model_dir, loaded.train_dataset.dataset_dir)
+    assert sorted(prepare.bucket) == sorted(loaded.train_dataset.sizes)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=relative)
+def test_full_size_recipes_say_what_is_public_and_what_is_ours(path):
+    text = path.read_text().replace("\n# ", " ")
+    assert "Public, by zai-org's checkpoint, README and release blog of GLM-Image" in text and " Ours: " in text
+
+
+@pytest.mark.parametrize("path", FULL_SIZE, ids=relative)
+def test_head_tells_the_plan(path):
+    """Its figures are those of the planner, to 2 %: `python -m tests.recipe.plan_heads` writes them anew."""
+    plan = plan_heads.planned(path)
+    stands, expected = plan_heads.written(path.read_text()), plan_heads.head(plan)
+    assert plan_heads.roomy(plan)
+    assert plan_heads.words(stands) == plan_heads.words(expected)
+    assert plan_heads.figures(stands) == pytest.approx(plan_heads.figures(expected), rel=0.02, abs=0.011)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FULL_SIZE, ids=relative)
+def test_layout_is_among_the_fastest_that_fit(path):
+    """Of those that leave a tenth of the memory and keep a pipeline within a node."""
+    plan = plan_heads.planned(path)
+    found = search.best(plan.workload, hardware.load("atlas800t-a2"), plan.layout.devices, count=24).plans
+    best = next(other for other in found if plan_heads.roomy(other))
+    assert plan_heads.roomy(plan) and plan.time.total <= 1.05 * best.time.total
 
 
 def test_full_size_structures_are_the_released_ones():
     """Numbers of the reference, sections 2.2 to 2.6; parameter counts of its section 1."""
-    configs = {path.stem: recipe.load(path).model.model_config for path in RECIPES}
-    ar, dit = configs["ar_9b_pretrain"], configs["dit_7b_pretrain"]
-    assert ar == configs["ar_9b_sft"] and dit == configs["dit_7b_sft"]
+    structures = {path.stem: recipe.load(path).model.model_config for path in FULL_SIZE}
+    ar, dit = structures["ar_9b_pretrain_256"], structures["dit_7b_pretrain_256"]
+    assert all(config == (ar if name.startswith("ar") else dit) for name, config in structures.items())
 
     text = ar.text_config
     assert (text.head_dim, text.rotary_dim, text.mrope_section) == (128, 64, (8, 12, 12))

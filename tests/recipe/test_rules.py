@@ -8,6 +8,7 @@ from tests.recipe.helpers import text_for
 
 AR, DIT, VAE, GLYPH = "ar_next_token", "flow_matching", "vae_reconstruction", "glyph_alignment"
 MODEL = "model.model_config."
+LAYERS = MODEL + "text_config.num_hidden_layers=4"
 
 # trainer, overrides that break one rule, key that is blamed, a part of the message, overrides that mend it
 BROKEN = [
@@ -48,7 +49,7 @@ BROKEN = [
     ),
     (
         AR,
-        ["parallel_config.pipeline_stage=2", "parallel_config.pipeline_chunks=2"],
+        ["parallel_config.pipeline_stage=2", "parallel_config.pipeline_chunks=2", LAYERS],
         "parallel_config.pipeline_chunks",
         "1 with pipeline_schedule 1f1b, or interleaved",
         ["parallel_config.pipeline_schedule=interleaved"],
@@ -57,9 +58,28 @@ BROKEN = [
         AR,
         ["parallel_config.pipeline_stage=2", "parallel_config.pipeline_cuts=[1, 2, 3]"],
         "parallel_config.pipeline_cuts",
-        "2 counts of at least 1",
-        ["parallel_config.pipeline_cuts=[1, 2]"],
+        "expected 2 counts, one for each",
+        ["parallel_config.pipeline_cuts=[1, 3]"],
     ),
+    (AR, ["parallel_config.pipeline_stage=2", "parallel_config.pipeline_cuts=[1, 2]"], "parallel_config.pipeline_cuts",
+     "given [1, 2] with sum 3, expected the sum 4: 2 layers", ["parallel_config.pipeline_cuts=[3, 1]"]),
+    (AR, ["parallel_config.pipeline_cuts=[0]"], "parallel_config.pipeline_cuts[0]", "at least 1", []),
+    (AR, ["parallel_config.pipeline_stage=4"], "parallel_config.pipeline_stage", "at most the model's 2 layers",
+     ["parallel_config.pipeline_stage=2"]),
+    (DIT, ["parallel_config.pipeline_stage=2", "parallel_config.pipeline_chunks=2",
+           "parallel_config.pipeline_schedule=interleaved"], "parallel_config.pipeline_stage",
+     "pipeline_stage 2 * pipeline_chunks 2 to be at most the model's 2 layers", [MODEL + "num_layers=4"]),
+    (DIT, ["recompute_config.select_recompute=[0, 2, 5]"], "recompute_config.select_recompute",
+     "given [2, 5], expected layer numbers below 2", ["recompute_config.select_recompute=[0, 1]"]),
+    (AR, ["train_dataset.buckets=[128x128, 256x256]", MODEL + "text_config.max_position_embeddings=300"],
+     "train_dataset.buckets[1]", "fewer codes than text_config.max_position_embeddings (300), not 320",
+     ["objective.progressive=false"]),
+    (AR, ["trainer.model_name=''"], "trainer.model_name", "an empty text", ["trainer.model_name=x"]),
+    (AR, ["pretrained_model_dir=''"], "pretrained_model_dir", "an empty text", ["pretrained_model_dir=null"]),
+    (AR, ["objective.preview_weight=0"], "objective.preview_weight", "more than 0", ["objective.preview_weight=0.1"]),
+    (AR, ["optimizer.weight_decay=2"], "optimizer.weight_decay", "at least 0 and at most 1", []),
+    (AR, ["lr_schedule.total_steps=-2"], "lr_schedule.total_steps", "-1, or at least 1", []),
+    (AR, [MODEL + "text_config.mrope_section=[9, -2, 1]"], MODEL + "text_config.mrope_section[1]", "at least 0", []),
     (AR, ["recompute_config.recompute=true", "context.mode=0"], "context.mode", "1 with recompute_config", []),
     (
         DIT,
@@ -70,19 +90,12 @@ BROKEN = [
     ),
     (
         AR,
-        ["recompute_config.recompute=true", "monitor_config.sample_step_interval=5"],
-        "monitor_config.sample_step_interval",
-        "0 with recompute_config",
-        ["monitor_config.sample_step_interval=0"],
-    ),
-    (
-        AR,
         ["recompute_config.recompute=true", "recompute_config.select_recompute=[1]"],
         "recompute_config.select_recompute",
         "which takes all",
         ["recompute_config.recompute=false"],
     ),
-    (AR, ["recompute_config.select_recompute=[-1]"], "recompute_config.select_recompute", "from 0", []),
+    (AR, ["recompute_config.select_recompute=[-1]"], "recompute_config.select_recompute[0]", "at least 0", []),
     (
         AR,
         ["precision.compute_dtype=bfloat16"],
@@ -125,9 +138,9 @@ BROKEN = [
         ["lr_schedule.total_steps=51"],
     ),
     (AR, ["lr_schedule.total_steps=0"], "lr_schedule.total_steps", "-1", ["lr_schedule.total_steps=-1"]),
-    (AR, ["model.frozen=['']"], "model.frozen", "an empty text", ["model.frozen=[lm_head]"]),
+    (AR, ["model.frozen=['']"], "model.frozen[0]", "an empty text", ["model.frozen=[lm_head]"]),
     (AR, ["checkpoint.prefix=a/b"], "checkpoint.prefix", "without '/'", ["checkpoint.prefix=a"]),
-    (AR, ["output_dir=''"], "output_dir", "a folder", ["output_dir=x"]),
+    (AR, ["output_dir=''"], "output_dir", "given an empty text, expected text", ["output_dir=x"]),
     (AR, ["objective.prompt_dropout=1.5"], "objective.prompt_dropout", "at least 0 and at most 1", []),
     (AR, ["train_dataset.dataset_dir=null"], "train_dataset.dataset_dir", "`mindglm prepare`", None),
     (GLYPH, ["train_dataset.dataset_dir=data/x"], "train_dataset.dataset_dir", "procedural", None),
@@ -194,7 +207,7 @@ BROKEN = [
     (VAE, [MODEL + "block_out_channels=[8, 16, 24]"], MODEL + "block_out_channels", "given 3 levels, expected 4", None),
     (VAE, [MODEL + "norm_num_groups=5"], MODEL + "block_out_channels[0]", "given 8, expected a multiple of", None),
     (VAE, [MODEL + "latents_mean=[0, 0]"], MODEL + "latents_mean", "given 2 numbers, expected one for each", None),
-    (VAE, [MODEL + "latents_std=[1, 1, 0, 1]"], MODEL + "latents_std", "above 0", None),
+    (VAE, [MODEL + "latents_std=[1, 1, 0, 1]"], MODEL + "latents_std[2]", "more than 0", None),
     (VAE, ["objective.crop_size=60"], "objective.crop_size", "(8), for instance 64", ["objective.crop_size=56"]),
     (GLYPH, [MODEL + "vocab_size=256"], MODEL + "vocab_size", "at least 259", None),
     (GLYPH, [MODEL + "relative_attention_num_buckets=30"], MODEL + "relative_attention_num_buckets", "of 4", None),
@@ -223,15 +236,15 @@ def test_rule(trainer, overrides, key, message, mended):
 
 def test_a_rule_points_at_the_line_of_the_key_it_blames():
     text = text_for(AR).replace("stop_step: 100", "stop_step: 100, gradient_accumulation_steps: 3")
-    with pytest.raises(UserError, match=r"^r\.yaml:3: runner_config\.global_batch_size: given 16, expected a multiple"):
+    with pytest.raises(UserError, match=r"^r\.yaml:3:36: runner_config\.global_batch_size: given 16, expected a mul"):
         recipe.loads(text, "r.yaml")
 
 
 def test_a_rule_over_a_default_points_at_its_section():
     text = text_for(VAE).replace("latents_std", "in_channels: 4\n    latents_std")
-    with pytest.raises(UserError, match=r"^r\.yaml:15: model\.model_config\.in_channels: given 4, expected 3"):
+    with pytest.raises(UserError, match=r"^r\.yaml:15:18: model\.model_config\.in_channels: given 4, expected 3"):
         recipe.loads(text, "r.yaml")
-    with pytest.raises(UserError, match=r"^r\.yaml:6: train_dataset\.dataset_dir: given nothing"):
+    with pytest.raises(UserError, match=r"^r\.yaml:6:1: train_dataset\.dataset_dir: given nothing"):
         recipe.loads(text_for(AR).replace("{dataset_dir: data/x}", "{}"), "r.yaml")
 
 
