@@ -7,12 +7,12 @@ equals a growing cache, and every step has the same shapes: one compiled graph s
 Shapes: B pictures, S prompt length after left padding, T cache length, V ids the head can emit, G key/value heads.
 """
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint
 
 from mindglm import ops
 from mindglm.errors import UserError
+from mindglm.generate.ar_step import DecodeStep, Weights
 from mindglm.generate.sampling import SamplingConfig, choose
 from mindglm.models.ar_generator.positions import decode_positions, prefill_positions
 
@@ -24,21 +24,9 @@ class ArSampler:
     """Draws preview and large codes from an ArGenerator."""
 
     def __init__(self, model, sampling: SamplingConfig, compiled: bool = False):
-        """compiled: run the single-token step as one graph (about 5 times as fast on CPU, 1-2 s to compile)."""
-        self.model, self.sampling = model, sampling
-
-        def step(ids_B1, position_3B1, cache, mask_BT, entry_T):
-            logits, grown = model.decode(ids_B1, position_3B1, cache, mask_BT)
-            length = cache[0][0].shape[2]
-            kept = []
-            for i in range(len(cache)):  # noqa: PLC0200  (a form that ms.jit parses)
-                k, v = cache[i]
-                k_new, v_new = grown[i]
-                k, v = mint.where(entry_T, k_new[:, :, length:], k), mint.where(entry_T, v_new[:, :, length:], v)
-                kept.append((k, v))
-            return logits, kept
-
-        self._step = ms.jit(step) if compiled else step
+        """compiled: the pass of one code is one graph on rearranged weights (ar_step.py); CPU, 1-2 s to compile."""
+        self.model, self.sampling, self.compiled = model, sampling, compiled
+        self._weights, self._steps = None, {}
 
     def generate(self, prompts, large, preview, generators, hf_compatible: bool = False, on_code=None,
                  source_grids=None):
@@ -64,10 +52,10 @@ class ArSampler:
         position_3BS, after = prefill_positions(ids_BS, valid_BS, source_grids, config.image_start_token_id,
                                                 config.image_end_token_id)
         position_3BL = decode_positions(after, [grids] * len(prompts))
-        logits, cache, valid_BT = self._prefill(ids_BS, position_3BS, valid_BS, total)
+        logits, follow = self._prefill(ids_BS, position_3BS, valid_BS, position_3BL[:, :, :total])
         codes_BL = np.zeros((len(prompts), total), np.int32)
         for index in range(total):
-            chosen = choose(logits.asnumpy(), self.sampling, generators, None if hf_compatible else num_codes)
+            chosen = choose(logits, self.sampling, generators, None if hf_compatible else num_codes)
             if chosen.max() >= num_codes:
                 raise UserError(f"the AR generator chose id {chosen.max()} at code {index} of {total}, which is no "
                                 "image code; the public pipeline fails here too. Run without hf_compatible.")
@@ -75,32 +63,56 @@ class ArSampler:
             if on_code is not None:
                 on_code()
             if index + 1 < total:
-                entry = ids_BS.shape[1] + index
-                logits, cache = self._feed(chosen, position_3BL[:, :, index:index + 1], cache, valid_BT, entry)
-                valid_BT[:, entry] = True
+                logits = follow(chosen, index)
         preview_codes = None if preview is None else codes_BL[:, :cut].reshape(-1, *preview)
         return preview_codes, codes_BL[:, cut:].reshape(-1, *large)
 
-    def _prefill(self, ids_BS, position_3BS, valid_BS, total: int):
-        """Logits (B, V) of the first code, the cache with room for all codes, and which entries are filled (B, T)."""
+    def _prefill(self, ids_BS, position_3BS, valid_BS, position_3BL):
+        """Logits (B, V) of the first code, and the function that gives the next ones for (codes, their number)."""
         batch, length = ids_BS.shape
-        room = -(-(length + total) // CACHE_MULTIPLE) * CACHE_MULTIPLE
+        entries = -(-(length + position_3BL.shape[2]) // CACHE_MULTIPLE) * CACHE_MULTIPLE
         valid = None if valid_BS.all() else Tensor(valid_BS)
         logits, cache = self.model.prefill(Tensor(ids_BS), Tensor(position_3BS), valid)
+        if not self.compiled:
+            return logits.asnumpy(), _PlainStep(self.model, cache, valid_BS, position_3BL, entries).feed
+        if self._weights is None:
+            self._weights = Weights(self.model)
+        self._weights.refresh()
+        if (batch, entries) not in self._steps:
+            self._steps[batch, entries] = DecodeStep(self._weights, batch, entries)
+        step = self._steps[batch, entries]
+        step.begin(cache, valid_BS, position_3BL)
+        return logits.asnumpy(), step.feed
 
-        def extended(x_BGSK):
-            b, g, s, k = x_BGSK.shape
-            return ops.concat((x_BGSK, Tensor(np.zeros((b, g, room - s, k), np.float32), x_BGSK.dtype)), 2)
 
-        valid_BT = np.concatenate([valid_BS, np.zeros((batch, room - length), bool)], 1)
-        return logits, [(extended(k), extended(v)) for k, v in cache], valid_BT
+class _PlainStep:
+    """The pass of one code a picture as the model has it, operation by operation."""
 
-    def _feed(self, chosen, position_3B1, cache, valid_BT, entry: int):
-        """Feeds the chosen codes: the next logits, and the cache with their keys and values at `entry`."""
-        mask = np.concatenate([valid_BT, np.ones((len(chosen), 1), bool)], 1)  # the new token sees itself, last
-        entry_T = (np.arange(valid_BT.shape[1]) == entry).reshape(1, 1, -1, 1)
-        return self._step(Tensor(chosen[:, None]), Tensor(np.ascontiguousarray(position_3B1)), ms.mutable(cache),
-                          Tensor(mask), Tensor(entry_T))
+    def __init__(self, model, cache, valid_BS: np.ndarray, position_3BL: np.ndarray, entries: int):
+        """As DecodeStep and its `begin`."""
+        self._model, self._positions = model, position_3BL
+        batch, self._length = valid_BS.shape
+        self._cache = [(_extended(k, entries), _extended(v, entries)) for k, v in cache]
+        self._valid_BT = np.concatenate([valid_BS, np.zeros((batch, entries - self._length), bool)], 1)
+
+    def feed(self, ids_B: np.ndarray, index: int) -> np.ndarray:
+        """As DecodeStep.feed."""
+        position_3B1 = np.ascontiguousarray(self._positions[:, :, index:index + 1])
+        mask = np.concatenate([self._valid_BT, np.ones((len(ids_B), 1), bool)], 1)  # the new token sees itself, last
+        logits, grown = self._model.decode(Tensor(ids_B[:, None]), Tensor(position_3B1), self._cache, Tensor(mask))
+        length = self._valid_BT.shape[1]
+        entry = self._length + index
+        here = Tensor((np.arange(length) == entry).reshape(1, 1, -1, 1))
+        self._cache = [tuple(mint.where(here, new[:, :, length:], old) for new, old in zip(*pair))
+                       for pair in zip(grown, self._cache)]
+        self._valid_BT[:, entry] = True
+        return logits.asnumpy()
+
+
+def _extended(x_BGSK, entries: int):
+    """With empty entries up to `entries`."""
+    b, g, s, k = x_BGSK.shape
+    return ops.concat((x_BGSK, Tensor(np.zeros((b, g, entries - s, k), np.float32), x_BGSK.dtype)), 2)
 
 
 def pad_prompts(prompts, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

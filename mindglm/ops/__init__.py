@@ -10,7 +10,7 @@ import os
 import mindspore as ms
 
 from mindglm.ops.parameters import init_parameters, param
-from mindglm.ops.shared import cast, concat, group_norm, linear, pad_right_bottom, silu, upsample_nearest2, where
+from mindglm.ops.shared import cast, concat, pad_right_bottom, silu, upsample_nearest2, where
 
 
 def _device() -> str:
@@ -36,9 +36,12 @@ conv2d = _form.conv2d
 embedding = _form.embedding
 gelu = _form.gelu
 gelu_tanh = _form.gelu_tanh
+group_norm = _form.group_norm
 layer_norm = _form.layer_norm
+linear = _form.linear
 rms_norm = _form.rms_norm
 rotate_half = _form.rotate_half
+scale_shift = _form.scale_shift
 swiglu = _form.swiglu
 token_nll = _form.token_nll
 unit = _form.unit
@@ -46,11 +49,11 @@ unit = _form.unit
 if DEVICE == "cpu_bf16":  # the precision card examines bfloat16 on a machine without bfloat16 kernels
     from mindglm.ops.widened import (  # noqa: F811
         argmin, attention, conv2d, embedding, gelu, gelu_tanh, group_norm, layer_norm, linear, rms_norm, rotate_half,
-        silu, swiglu, token_nll, unit, where,
+        scale_shift, silu, swiglu, token_nll, unit, where,
     )
 
 __all__ = [
     "DEVICE", "argmin", "attention", "cast", "concat", "conv2d", "embedding", "gelu", "gelu_tanh", "group_norm",
-    "init_parameters", "layer_norm", "linear", "pad_right_bottom", "param", "rms_norm", "rotate_half", "silu", "swiglu",
-    "token_nll", "unit", "upsample_nearest2", "where",
+    "init_parameters", "layer_norm", "linear", "pad_right_bottom", "param", "rms_norm", "rotate_half", "scale_shift",
+    "silu", "swiglu", "token_nll", "unit", "upsample_nearest2", "where",
 ]

@@ -20,6 +20,11 @@ CAUSAL_MASK_SIDE = 2048
 """flash_attention_score's sparse_mode 2 reads causality from one compressed lower-triangle mask of this side."""
 
 
+def linear(x, w, b=None):
+    """x (..., in) times w (out, in) transposed, plus b (out,)."""
+    return mint.nn.functional.linear(x, w, b)
+
+
 def rms_norm(x, w, eps: float):
     """w * x / rms(x) over the last axis; statistics in float32 inside the kernel."""
     return ops.rms_norm(x, w, eps)[0]
@@ -28,6 +33,16 @@ def rms_norm(x, w, eps: float):
 def layer_norm(x, w, b, eps: float):
     """LayerNorm over the last axis; w and b may both be None (no affine)."""
     return mint.nn.functional.layer_norm(x, (x.shape[-1],), w, b, eps)
+
+
+def group_norm(x_NCHW, groups: int, w_C, b_C, eps: float):
+    """GroupNorm with affine."""
+    return mint.nn.functional.group_norm(x_NCHW, groups, w_C, b_C, eps)
+
+
+def scale_shift(x_BSD, scale_B1D, shift):
+    """x * scale + shift; shift is (B, 1, D) or of x's shape."""
+    return mint.addcmul(shift, x_BSD, scale_B1D)
 
 
 def gelu(x):

@@ -1,33 +1,108 @@
 """Operations composed from parts that have CPU kernels; values and gradients equal the fused ones.
 
-Why each is written as it is, with timings: MindSpore's own layer_norm, gelu, conv2d, cross_entropy and embedding of
-`mint` have no CPU kernel, and `ops.conv2d` and `ops.gelu` have slow ones. Shape letters: N batch, C channels, H W
-sides, B batch, S query length, T key length, H heads, G key/value heads, D head dim, V classes.
+Why each is written as it is: MindSpore's own layer_norm, gelu, conv2d, cross_entropy and embedding of `mint` have no
+CPU kernel, and many kernels have a slow path that the obvious form would take. Measured on one core, ns an element:
+a sum or product with a broadcast operand 5-6, with one of the same shape 0.3; `tile` 0.3; a reduction of the last axis
+of a matrix 0.3, of an array of more axes 4; LayerNorm 8, GroupNorm 17, a copy of permuted axes 9. Hence everything
+here is laid out as a matrix, small operands are repeated before they meet large ones, and products of matrices
+transpose by a flag. Shape letters: N batch or rows, C channels, H W sides, B batch, S query length, T key length,
+H heads, G key/value heads, D width or head dim, V classes.
 """
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint, ops
 
-from mindglm.ops.shared import silu, softmax_attention
+from mindglm.ops.shared import cast, silu, softmax_attention
 
 SQRT_HALF = 0.7071067811865476
 TANH_SCALE = 0.7978845608028654  # sqrt(2 / pi)
 
+_times, _times_transposed = ops.MatMul(), ops.MatMul(transpose_b=True)
+_times_each = ops.BatchMatMul()
+
+
+SMALL = 1 << 14
+"""Elements below which a slow kernel costs less than the launch of one more."""
+
+
+def rows_of(x):
+    """(..., D) -> (N, D)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def repeated_row(w, count: int):
+    """(D,) -> (count, D), or what broadcasts to it."""
+    return w if count * w.shape[0] < SMALL else mint.tile(w.reshape(1, -1), (count, 1))
+
+
+def repeated_column(c_N1, width: int):
+    """(N, 1) -> (N, width), or what broadcasts to it.
+
+    An outer product: its gradient is another product, where that of a tile is a slow reduction.
+    """
+    return c_N1 if c_N1.shape[0] * width < SMALL else _times(c_N1, mint.ones((1, width), dtype=c_N1.dtype))
+
+
+def repeated_tokens(x_B1D, tokens: int):
+    """(B, 1, D) -> (B, tokens, D), an outer product for the same reason."""
+    return _times_each(mint.ones((x_B1D.shape[0], tokens, 1), dtype=x_B1D.dtype), x_B1D)
+
+
+def row_means(rows):
+    """(N, D) -> (N, 1), a product likewise."""
+    n, width = rows.shape
+    if n * width < SMALL:
+        return mint.mean(rows, -1, True)
+    return _times(rows, ops.full((width, 1), 1.0 / width, dtype=rows.dtype))
+
+
+def linear(x, w, b=None):
+    """x (..., in) times w (out, in) transposed, plus b (out,)."""
+    rows = rows_of(x)
+    y = _times_transposed(rows, w)
+    if b is not None:
+        y = y + repeated_row(b, rows.shape[0])
+    return y.reshape(x.shape[:-1] + (w.shape[0],))
+
 
 def rms_norm(x, w, eps: float):
     """w * x / rms(x) over the last axis; statistics in float32, product with w in x's dtype."""
-    x32 = x.float()
-    normed = x32 * mint.rsqrt(mint.mean(x32 * x32, -1, True) + eps)
-    return w * normed.to(x.dtype)
+    rows = cast(rows_of(x), ms.float32)
+    inverse = mint.rsqrt(row_means(rows * rows) + eps)
+    normed = cast(rows * repeated_column(inverse, rows.shape[1]), x.dtype)
+    return (repeated_row(w, rows.shape[0]) * normed).reshape(x.shape)
 
 
 def layer_norm(x, w, b, eps: float):
     """LayerNorm over the last axis; w and b may both be None (no affine)."""
-    width = x.shape[-1]
-    if w is None:
-        w, b = mint.ones((width,), dtype=x.dtype), mint.zeros((width,), dtype=x.dtype)
-    return ops.LayerNorm(-1, -1, eps)(x, w, b)[0]
+    rows = standard_rows(rows_of(x), eps)
+    if w is not None:
+        rows = rows * repeated_row(w, rows.shape[0]) + repeated_row(b, rows.shape[0])
+    return rows.reshape(x.shape)
+
+
+def standard_rows(rows, eps: float):
+    """Rows (N, D) of mean 0 and variance 1."""
+    width = rows.shape[1]
+    centred = rows - repeated_column(row_means(rows), width)
+    return centred * repeated_column(mint.rsqrt(row_means(centred * centred) + eps), width)
+
+
+def group_norm(x_NCHW, groups: int, w_C, b_C, eps: float):
+    """GroupNorm with affine."""
+    n, c, h, w = x_NCHW.shape
+    rows = standard_rows(x_NCHW.reshape(n * groups, -1), eps).reshape(n * c, h * w)
+    scale, shift = (mint.tile(v.reshape(c, 1), (n, h * w)) for v in (w_C, b_C))
+    return (rows * scale + shift).reshape(n, c, h, w)
+
+
+def scale_shift(x_BSD, scale_B1D, shift):
+    """x * scale + shift; shift is (B, 1, D) or of x's shape."""
+    tokens = x_BSD.shape[1]
+    if shift.shape[1] != tokens:
+        shift = repeated_tokens(shift, tokens)
+    return x_BSD * repeated_tokens(scale_B1D, tokens) + shift
 
 
 def gelu(x):
@@ -64,17 +139,20 @@ def embedding(table_VC, ids):
 def rotate_half(x_BHSD, cos, sin):
     """Rotary position embedding, half-split pairs, on the leading cos.shape[-1] dims of D; the rest passes.
 
-    cos and sin broadcast against (B, H, S, R). The rotation runs in the tables' dtype and is cast back to x's.
+    cos and sin are (1 or B, 1, S, R). The rotation runs in the tables' dtype and is cast back to x's.
     The swap of halves is a product with a matrix of 0, 1 and -1: exact, and seven times as fast as slicing and joining.
     """
-    width, rotary = x_BHSD.shape[-1], cos.shape[-1]
+    b, h, s, width = x_BHSD.shape
+    rotary = cos.shape[-1]
     if rotary < width:  # tables are small: extending them by "no rotation" is cheaper than cutting x
         rest = cos.shape[:-1] + (width - rotary,)
         cos = mint.cat((cos, mint.ones(rest, dtype=cos.dtype)), -1)
         sin = mint.cat((sin, mint.zeros(rest, dtype=sin.dtype)), -1)
-    x = x_BHSD.to(cos.dtype)
-    swapped = mint.matmul(x.reshape(-1, width), Tensor(_half_swap(width, rotary), cos.dtype)).reshape(x.shape)
-    return (x * cos + swapped * sin).to(x_BHSD.dtype)
+    x = cast(x_BHSD, cos.dtype)
+    swapped = mint.matmul(rows_of(x), Tensor(_half_swap(width, rotary), cos.dtype)).reshape(x.shape)
+    if b * h * s * width >= SMALL:
+        cos, sin = (mint.tile(table, (b // table.shape[0], h, 1, 1)) for table in (cos, sin))
+    return cast(x * cos + swapped * sin, x_BHSD.dtype)
 
 
 def _half_swap(width: int, rotary: int) -> np.ndarray:
@@ -103,10 +181,7 @@ def attention(q_BHSD, k_BGTD, v_BGTD, mask=None, scale=None, causal: bool = Fals
 
 
 def conv2d(x_NCHW, w_OIHW, b_O, stride: int = 1, padding: int = 0):
-    """2-D convolution: unfolded windows and one batched matmul (4-20 times the speed of the CPU's own kernel).
-
-    Also the bias is a product, of b and a row of ones: adding a broadcast tensor is slower.
-    """
+    """2-D convolution: unfolded windows and one batched matmul (4-20 times the speed of the CPU's own kernel)."""
     out, c, kh, kw = w_OIHW.shape
     n, _, h, w = x_NCHW.shape
     ho, wo = (h + 2 * padding - kh) // stride + 1, (w + 2 * padding - kw) // stride + 1
@@ -115,8 +190,7 @@ def conv2d(x_NCHW, w_OIHW, b_O, stride: int = 1, padding: int = 0):
     else:
         windows = ops.unfold(x_NCHW, (kh, kw), 1, padding, stride)
     y = mint.bmm(mint.tile(w_OIHW.reshape(1, out, c * kh * kw), (n, 1, 1)), windows)
-    ones = mint.ones((n, 1, ho * wo), dtype=x_NCHW.dtype)
-    return (y + mint.bmm(mint.tile(b_O.reshape(1, out, 1), (n, 1, 1)), ones)).reshape(n, out, ho, wo)
+    return (y + mint.tile(b_O.reshape(1, out, 1), (n, 1, ho * wo))).reshape(n, out, ho, wo)
 
 
 def token_nll(logits_NV, labels_N):

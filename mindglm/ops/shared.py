@@ -2,9 +2,11 @@
 
 import mindspore as ms
 import numpy as np
-from mindspore import mint
+from mindspore import mint, ops
 
 LOWEST = float(np.finfo(np.float32).min)
+# Products that transpose by a flag: the gradient of `mint.matmul(q, k.swapaxes(2, 3))` copies whole score matrices.
+_times, _times_transposed = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
 
 
 def cast(x, dtype):
@@ -12,19 +14,9 @@ def cast(x, dtype):
     return x if x.dtype == dtype else x.to(dtype)
 
 
-def linear(x, w, b=None):
-    """x (..., in) times w (out, in) transposed, plus b (out,)."""
-    return mint.nn.functional.linear(x, w, b)
-
-
 def silu(x):
     """x * sigmoid(x)."""
     return mint.nn.functional.silu(x)
-
-
-def group_norm(x_NCHW, groups: int, w_C, b_C, eps: float):
-    """GroupNorm with affine."""
-    return mint.nn.functional.group_norm(x_NCHW, groups, w_C, b_C, eps)
 
 
 def where(condition, x, y):
@@ -41,13 +33,12 @@ def softmax_attention(q_BHSD, k_BGTD, v_BGTD, allowed, scale: float):
     g, t = k_BGTD.shape[1], k_BGTD.shape[2]
     # Query heads that share a key head are stacked along the sequence: no copy of k and v.
     q = (q_BHSD * scale).reshape(b, g, h // g * s, d)
-    scores = mint.matmul(q, k_BGTD.swapaxes(2, 3))
-    scores = cast(scores, ms.float32)
+    scores = cast(_times_transposed(q, k_BGTD).reshape(b * h * s, t), ms.float32)
     if allowed is not None:
-        bias = mint.where(allowed, 0.0, LOWEST)
-        scores = (scores.reshape(b, h, s, t) + bias).reshape(b, g, h // g * s, t)
-    weights = cast(mint.nn.functional.softmax(scores, -1), v_BGTD.dtype)
-    return mint.matmul(weights, v_BGTD).reshape(b, h, s, d)
+        times = tuple(full // given for full, given in zip((b, h, s, t), allowed.shape))
+        scores = scores + mint.tile(mint.where(allowed, 0.0, LOWEST), times).reshape(b * h * s, t)
+    weights = cast(mint.nn.functional.softmax(scores, -1), v_BGTD.dtype).reshape(b, g, h // g * s, t)
+    return _times(weights, v_BGTD).reshape(b, h, s, d)
 
 
 def concat(tensors, axis: int):

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 
 from mindglm.errors import UserError
-from mindglm.generate.ar_sampler import ArSampler, pad_prompts
+from mindglm.generate.ar_sampler import ArSampler, _PlainStep, pad_prompts
+from mindglm.generate.ar_step import DecodeStep, Weights
 from mindglm.models.dit_decoder.conditions import upsample_codes
 from mindglm.generate.sampling import SamplingConfig
 from mindglm.models.ar_generator.config import from_hf
@@ -50,6 +52,33 @@ def test_compiled_padded_and_batched_draws_are_the_plain_ones(model):
     other = plain.generate(prompts, LARGE, PREVIEW, _generators(3, 2))
     assert (other[0][0] != together[0][0]).any()
     np.testing.assert_array_equal(other[0][1], together[0][1])
+
+
+def test_the_compiled_step_follows_the_weights(model):
+    sampler = ArSampler(model, SamplingConfig(do_sample=False), compiled=True)
+    before = sampler.generate([[90, 91, 64]], LARGE, PREVIEW, _generators(1))
+    kept = model.lm_head.weight.asnumpy().copy()
+    model.lm_head.weight.set_data(Tensor(np.roll(kept, 1, 0)))
+    try:
+        after = sampler.generate([[90, 91, 64]], LARGE, PREVIEW, _generators(1))
+        expected = ArSampler(model, sampler.sampling).generate([[90, 91, 64]], LARGE, PREVIEW, _generators(1))
+    finally:
+        model.lm_head.weight.set_data(Tensor(kept))
+    np.testing.assert_array_equal(after[0], expected[0])
+    assert (after[0] != before[0]).any()
+
+
+def test_logits_of_the_compiled_step_are_the_models(model):
+    rng, valid = np.random.default_rng(0), np.array([[True] * 5, [False, False, True, True, True]])
+    ids, positions = rng.integers(0, 64, (2, 5), np.int32), np.broadcast_to(np.arange(5, dtype=np.int32), (3, 2, 5))
+    _, cache = model.prefill(Tensor(ids), Tensor(positions.copy()), Tensor(valid))
+    later = rng.integers(0, 50, (3, 2, 4), np.int32)
+    plain, step = _PlainStep(model, cache, valid, later, 32), DecodeStep(Weights(model), 2, 32)
+    step.begin(cache, valid, later)
+    for index in range(4):
+        codes = rng.integers(0, 64, 2, np.int32)
+        expected = plain.feed(codes, index)
+        np.testing.assert_allclose(step.feed(codes, index), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_ids_past_the_codes_are_refused_only_where_the_model_is_let_alone(model):

@@ -33,7 +33,7 @@ TABLE = Tensor(np.ones((1, 1, 16, 32), np.float32))
 
 
 def linear(x, w, b):
-    return shared.linear(x, w, b)
+    return ascend.linear(x, w, b)
 
 
 def rms_norm(x, w):
@@ -49,7 +49,7 @@ def layer_norm_plain(x):
 
 
 def group_norm(x, w, b):
-    return shared.group_norm(x, 8, w, b, 1e-6)
+    return ascend.group_norm(x, 8, w, b, 1e-6)
 
 
 def rotate(x, cos, sin):
@@ -76,6 +76,10 @@ def conv2d(x, w, b):
     return ascend.conv2d(x, w, b, 2, 1)
 
 
+def scale_shift(x, scale, shift):
+    return ascend.scale_shift(x, scale, shift)
+
+
 def attention_float32(q, k, v, mask):
     return ascend.attention(q.float(), k.float(), v.float(), mask, None, True)
 
@@ -91,6 +95,7 @@ CASES = {
     "gelu": (ascend.gelu, (X,), X),
     "gelu_tanh": (ascend.gelu_tanh, (X,), X),
     "embedding": (ascend.embedding, (W, Tensor(np.zeros((2, 6), np.int32))), X),
+    "scale_shift": (scale_shift, (X, bf16(2, 1, 64), bf16(2, 1, 64)), X),
     "swiglu": (ascend.swiglu, (X,), bf16(2, 6, 32)),
     "unit": (ascend.unit, (X,), X),
     "rotate_half": (rotate, (Q, TABLE, TABLE), Q),

@@ -50,6 +50,11 @@ def check(function, reference, *inputs, tolerance=2e-6):
 
 def test_linear():
     check(ops.linear, lambda x, w, b: x @ w.T + b, draw(2, 3, 5), draw(4, 5), draw(4))
+    check(ops.linear, lambda x, w, b: x @ w.T + b, draw(2, LARGE, 5), draw(64, 5), draw(64))
+
+
+LARGE = 300
+"""Rows that make a matrix of 64 columns larger than composed.SMALL: the other way of writing the same."""
 
 
 def test_rms_norm():
@@ -57,6 +62,7 @@ def test_rms_norm():
         return w * x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)
 
     check(lambda x, w: composed.rms_norm(x, w, 1e-5), reference, draw(2, 3, 8), draw(8))
+    check(lambda x, w: composed.rms_norm(x, w, 1e-5), reference, draw(2, LARGE, 64), draw(64), tolerance=5e-6)
 
 
 def reference_layer_norm(x, eps):
@@ -70,6 +76,13 @@ def test_layer_norm_keeps_its_epsilon():
     assert rel_error(composed.layer_norm(tensor(small), None, None, 1e-6), reference_layer_norm(small, 1e-6)) < 1e-5
     check(lambda x, w, b: composed.layer_norm(x, w, b, 1e-6), lambda x, w, b: reference_layer_norm(x, 1e-6) * w + b,
           draw(2, 3, 8), draw(8), draw(8))
+    check(lambda x, w, b: composed.layer_norm(x, w, b, 1e-6), lambda x, w, b: reference_layer_norm(x, 1e-6) * w + b,
+          draw(2, LARGE, 64), draw(64), draw(64), tolerance=5e-6)
+
+
+def test_scale_shift_is_per_sample():
+    check(composed.scale_shift, lambda x, a, b: x * a + b, draw(2, 3, 4), draw(2, 1, 4), draw(2, 1, 4))
+    check(composed.scale_shift, lambda x, a, b: x * a + b, draw(2, 3, 4), draw(2, 1, 4), draw(2, 3, 4))
 
 
 def test_group_norm():

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from mindglm import ops
-from mindglm.ops import composed, shared, widened
+from mindglm.ops import composed, widened
 
 MOVES_OR_ALLOCATES = {"DEVICE", "cast", "concat", "init_parameters", "pad_right_bottom", "param", "upsample_nearest2"}
 """Names of mindglm.ops that need no kernel of arithmetic."""
@@ -24,7 +24,7 @@ def test_every_computing_operation_has_its_form():
 def test_bfloat16_is_computed_in_float32_and_rounded():
     x, w, b = (random(*shape).astype(ms.bfloat16) for shape in ((2, 3, 8), (5, 8), (5,)))
     found = widened.linear(x, w, b)
-    expected = shared.linear(x.float(), w.float(), b.float()).astype(ms.bfloat16)
+    expected = composed.linear(x.float(), w.float(), b.float()).astype(ms.bfloat16)
     assert found.dtype == ms.bfloat16
     np.testing.assert_array_equal(found.float().asnumpy(), expected.float().asnumpy())
     assert widened.linear(x.float(), w.float(), b.float()).dtype == ms.float32

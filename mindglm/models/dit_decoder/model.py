@@ -182,10 +182,10 @@ class Block(nn.Cell):
         y_img = y
         if text:
             y_txt, y_img = mint.split(y, (text, img_BND.shape[1]), 1)
-            txt_BTD = txt_BTD + y_txt * gate_t
-            txt_BTD = txt_BTD + self.ff(modulate(txt_BTD, shift_mt, scale_mt)) * gate_mt
-        img_BND = img_BND + y_img * gate_i
-        img_BND = img_BND + self.ff(modulate(img_BND, shift_mi, scale_mi)) * gate_mi
+            txt_BTD = ops.scale_shift(y_txt, gate_t, txt_BTD)
+            txt_BTD = ops.scale_shift(self.ff(modulate(txt_BTD, shift_mt, scale_mt)), gate_mt, txt_BTD)
+        img_BND = ops.scale_shift(y_img, gate_i, img_BND)
+        img_BND = ops.scale_shift(self.ff(modulate(img_BND, shift_mi, scale_mi)), gate_mi, img_BND)
         return img_BND, txt_BTD, present
 
 
@@ -309,7 +309,7 @@ def modulate(x_BSD, shift_B1D, scale_B1D):
     """LayerNorm without affine, then scaled and shifted per sample."""
     if x_BSD.shape[1] == 0:
         return x_BSD
-    return ops.layer_norm(x_BSD, None, None, EPS) * (1.0 + scale_B1D) + shift_B1D
+    return ops.scale_shift(ops.layer_norm(x_BSD, None, None, EPS), 1.0 + scale_B1D, shift_B1D)
 
 
 def spread(x, b: int):
