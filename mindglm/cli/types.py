@@ -3,6 +3,8 @@
 import argparse
 import math
 
+from mindglm.recipe import sizes
+
 
 def count(text: str) -> int:
     return _whole(text, 1, "a whole number of at least 1")
@@ -19,6 +21,14 @@ def size(text: str) -> int:
         near = max(32, round(value / 32) * 32)
         raise argparse.ArgumentTypeError(f"given {value}, expected pixels, a multiple of 32, for instance {near}")
     return value
+
+
+def bucket(text: str) -> tuple[int, int]:
+    """(height, width) from WIDTHxHEIGHT."""
+    found = sizes.parse(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"given {text!r}, expected WIDTHxHEIGHT in pixels, for instance 768x1344")
+    return found
 
 
 def share(text: str) -> float:

@@ -4,6 +4,7 @@ Shapes: n samples, H W pixels, (h32, w32) large code grid, (ph, pw) preview code
 channels, T glyph bytes, D glyph width.
 """
 
+import copy
 from pathlib import Path
 
 import mindspore as ms
@@ -24,17 +25,18 @@ from mindglm.models.vae.model import VAE
 
 
 class Encoders:
-    """All encoders of one model folder for one size. Raises UserError when the folder or the size does not fit.
+    """All encoders of one model folder for one size; `resized` gives those of another.
+
+    Raises UserError when the folder or the size does not fit.
 
     compiled: the tower, for each of the two grids, and the VAE as one graph each: 1.3 to 3 times as fast, after some
     15 s of compiling. The glyph encoder has too little work to gain.
     """
 
     def __init__(self, model_dir, height: int, width: int, batch_size: int = 16, compiled: bool = False):
-        self.height, self.width, self.batch_size = height, width, batch_size
+        self.batch_size = batch_size
         self.processor = Processor.from_pretrained(model_dir)
-        self.processor.check_size(height, width)
-        self.large, self.preview = self.processor.target_grids(height, width)
+        self._set_size(height, width)
         vision = VisionTokenizer(ar_config.from_hf(component_config(model_dir, "vision_language_encoder")))
         self.vision = _load(vision, model_dir, "vision_language_encoder")
         self.vae = _load(VAE(vae_config.from_hf(component_config(model_dir, "vae"))), model_dir, "vae")
@@ -46,7 +48,18 @@ class Encoders:
         self._latents = ms.jit(self.vae.encode) if compiled else self.vae.encode
         self._glyph_cache: dict[tuple[str, ...], np.ndarray] = {}
         self.empty_glyph = self._glyph_features("")
+
+    def _set_size(self, height: int, width: int) -> None:
+        self.processor.check_size(height, width)
+        self.height, self.width = height, width
+        self.large, self.preview = self.processor.target_grids(height, width)
         self.empty_prompt_ids = np.asarray(self.processor.prompt_ids("", height, width), np.int32)
+
+    def resized(self, height: int, width: int) -> "Encoders":
+        """The same encoders, with the same weights and caches, for another size."""
+        other = copy.copy(self)
+        other._set_size(height, width)
+        return other
 
     def encode(self, pictures: list[np.ndarray], captions: list[str]) -> list[dict[str, np.ndarray]]:
         """uint8 (H, W, 3) pictures and their captions -> one dict a sample.

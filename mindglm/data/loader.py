@@ -1,5 +1,7 @@
 """Prepared samples, read from memory-mapped shards when they are asked for."""
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,11 @@ from mindglm.checkpoint.tensors import TensorFile
 from mindglm.data import shards
 from mindglm.data.fingerprint import differences, encoder_hashes
 from mindglm.errors import UserError
+from mindglm.recipe import sizes as picture_sizes
+from mindglm.recipe.sizes import Size
+
+OPEN_FILES = 256
+"""Shards kept open; each takes a file descriptor, of which a process has 1024 by default."""
 
 SHARED = ("empty_glyph", "empty_prompt_ids")
 """Arrays that are the same for every sample of a shard."""
@@ -22,21 +29,31 @@ class ShardDataset:
     prompt: empty_glyph float32 (1, D), empty_prompt_ids int32 (S0,).
 
     folder: what `mindglm prepare --output` wrote. split: "train" | "held_out". model_dir: when given, the dataset must
-    have been made with this model folder's encoders. Raises UserError for a missing, unfinished, damaged or foreign
-    dataset and for an empty split.
+    have been made with this model folder's encoders. only: (height, width) of the pictures wanted, where not all
+    are. Raises UserError for a missing, unfinished, damaged or foreign dataset, for an empty split, and for sizes that
+    the dataset does not hold.
     """
 
-    def __init__(self, folder, split: str = "train", model_dir=None):
+    def __init__(self, folder, split: str = "train", model_dir=None, only: Sequence[Size] = ()):
         self.folder, self.split = Path(folder), split
         self.index = shards.read_index(self.folder)
         assert split in self.index["splits"], split
-        self._texts = [self._read_texts(number, entry) for number, entry in enumerate(self.index["shards"])]
+        self._texts = [self._read_texts(entry) for entry in self.index["shards"]]
         self._starts = np.cumsum([0] + [entry["samples"] for entry in self.index["shards"]])
-        self._ordinals = self.index["splits"][split]
-        self._files: dict[int, TensorFile] = {}
-        if not self._ordinals:
+        self._files: OrderedDict[int, TensorFile] = OrderedDict()
+        ordinals = np.asarray(self.index["splits"][split], np.int64)
+        buckets = np.asarray([entry["bucket"] for entry in self.index["shards"]])[self._shard_of(ordinals)]
+        wanted = self._wanted(only)
+        self._ordinals = ordinals[np.isin(buckets, wanted)]
+        buckets = buckets[np.isin(buckets, wanted)]
+        if not len(self._ordinals):
             raise UserError(f"dataset {self.folder}: no sample in the split {split!r}; prepare it with a --held-out "
                             "share or with captions that name this split")
+        held = [bucket for bucket in wanted if (buckets == bucket).any()]
+        self.sizes: tuple[Size, ...] = tuple(self._sizes()[bucket] for bucket in held)
+        """(height, width) of each bucket that has samples here."""
+        self.members: tuple[np.ndarray, ...] = tuple(np.flatnonzero(buckets == bucket) for bucket in held)
+        """The sample numbers of each of these buckets, int64, rising."""
         if model_dir is not None:
             self.check_encoder(model_dir)
 
@@ -78,10 +95,32 @@ class ShardDataset:
                             f"{model_dir}; run `mindglm prepare --model {model_dir}` again, or give the model it was "
                             "made with")
 
+    def describe(self, counts: Sequence[int] | None = None) -> str:
+        """For people: `512x512 (300), 384x640 (41)`; counts: of each bucket, its members unless given."""
+        counts = [len(ids) for ids in self.members] if counts is None else counts
+        return ", ".join(f"{picture_sizes.name(size)} ({count})" for size, count in zip(self.sizes, counts))
+
+    def _sizes(self) -> list[Size]:
+        return [(bucket["height"], bucket["width"]) for bucket in self.index["buckets"]]
+
+    def _wanted(self, only: Sequence[Size]) -> list[int]:
+        """Numbers of the index's buckets to read, rising."""
+        held = self._sizes()
+        missing = [picture_sizes.name(size) for size in only if tuple(size) not in held]
+        if missing:
+            raise UserError(f"train_dataset.buckets: {', '.join(missing)} is not in the dataset {self.folder}, which "
+                            f"holds {', '.join(map(picture_sizes.name, held))} (width x height); prepare it with "
+                            f"--bucket {missing[0]}, or leave that size out")
+        return [bucket for bucket, size in enumerate(held) if not only or size in [tuple(size) for size in only]]
+
+    def _shard_of(self, ordinals) -> np.ndarray:
+        """Shard numbers of samples, by their number in the whole dataset."""
+        return np.searchsorted(self._starts, ordinals, side="right") - 1
+
     def _place(self, i: int) -> tuple[int, int]:
         """(shard number, row) of sample i."""
         ordinal = self._ordinals[i]
-        number = int(np.searchsorted(self._starts, ordinal, side="right")) - 1
+        number = int(self._shard_of(ordinal))
         return number, int(ordinal - self._starts[number])
 
     def _file(self, number: int) -> TensorFile:
@@ -90,10 +129,13 @@ class ShardDataset:
             file = TensorFile(self.folder / f"{entry['name']}.safetensors")
             self._check_key(file.metadata.get("key"), entry)
             self._files[number] = file
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)
+        self._files.move_to_end(number)
         return self._files[number]
 
-    def _read_texts(self, number: int, entry: dict) -> dict:
-        texts = shards.finished_shard(self.folder, number, entry["key"])
+    def _read_texts(self, entry: dict) -> dict:
+        texts = shards.finished_shard(self.folder, entry["name"], entry["key"])
         self._check_key(texts and texts["key"], entry)
         return texts
 

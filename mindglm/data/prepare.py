@@ -1,48 +1,58 @@
 """`mindglm prepare`: raw pictures and captions -> a dataset folder of shards (see shards.py for the files).
 
-Shard i holds what caption lines i * shard_size ... become, so mending or adding a picture remakes one shard only. A
-shard is reused when the bytes of its pictures, its captions, the transform and the encoders' weights are all the same.
+With several sizes (buckets) a picture goes to the one that changes it least: readers.nearest_bucket.
+
+Shard i holds what caption lines i * shard_size ... become, one shard for each bucket, so mending or adding a picture
+remakes the shards of its lines only. A shard is reused when the bytes of its pictures, its captions, the transform and
+the encoders' weights are all the same.
 """
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from mindglm.checkpoint.released import component_config
 from mindglm.data import readers, shards
 from mindglm.data.drawing import fraction_of, remove_staging, write_json, write_jsonl
 from mindglm.data.fingerprint import encoder_hashes
 from mindglm.errors import UserError
+from mindglm.models.ar_generator import config as ar_config
+from mindglm.recipe import sizes as picture_sizes
+from mindglm.recipe.sizes import Size
 
-CODE_PIXELS = 32  # one large code a 32 x 32 patch of the target
-COMPILE_FROM = 500  # pictures from which compiling the tower pays
+COMPILE_FROM = 500  # pictures of a size from which compiling the tower for it pays
 TRANSFORM = "cover, lanczos, centre crop, alpha on white; 1"
 
 
-def run(images, captions, model_dir, output, height: int, width: int, held_out: float = 0.05,
+def run(images, captions, model_dir, output, sizes: Sequence[Size], held_out: float = 0.05,
         pixels_only: bool = False, shard_size: int = 256) -> dict:
     """Prepare a dataset in `output`; prints a summary and returns what index.json says.
 
-    held_out: share of the pictures whose caption line names no split. pixels_only: store uint8 pixels, needs no model.
-    Raises UserError for input that cannot work, also when every picture is refused.
+    sizes: (height, width) of the prepared pictures; several of them are buckets. held_out: share of the pictures whose
+    caption line names no split. pixels_only: store uint8 pixels, needs no model. Raises UserError for input that cannot
+    work, also when every picture is refused.
     """
-    _check_arguments(images, output, height, width, held_out, shard_size)
+    sizes = sorted(map(tuple, sizes), key=lambda size: (size[0] * size[1], size))  # whatever the order they came in
+    _check_arguments(images, output, held_out, shard_size)
     if not pixels_only and not model_dir:
         raise UserError("model: none given; give the folder whose encoders to use, or --pixels-only")
+    _check_sizes(sizes, None)
     candidates, refusals = readers.read_candidates(images, captions)
     hashes = {} if pixels_only else encoder_hashes(model_dir)
+    if not pixels_only:
+        _check_sizes(sizes, model_dir)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     remove_staging(output, "shard-")
-    job = _Job(output, None if pixels_only else Path(model_dir), height, width, held_out, hashes,
-               len(candidates))
-    chunks = [candidates[i:i + shard_size] for i in range(0, len(candidates), shard_size)]
+    job = _Job(output, None if pixels_only else Path(model_dir), sizes, held_out, hashes, len(candidates))
     made = []
     with tqdm(total=len(candidates), desc="preparing", unit="picture") as bar:
-        for number, chunk in enumerate(chunks):
-            made.append(job.shard(number, chunk, bar))
+        for number, start in enumerate(range(0, len(candidates), shard_size)):
+            made.extend(job.shards(number, candidates[start:start + shard_size], bar))
     refused = [refusal.to_json() for refusal in refusals] + [row for texts in made for row in texts["refused"]]
     index = _index(job, made, refused, shard_size)
     write_jsonl(output / "refused.jsonl", refused)
@@ -50,20 +60,12 @@ def run(images, captions, model_dir, output, height: int, width: int, held_out: 
         reasons = _by_reason(index["counts"]["refused"])
         raise UserError(f"no picture could be used: {reasons}; see {output}/refused.jsonl")
     write_json(output / "index.json", index)
-    _remove_surplus(output, len(chunks))
+    _remove_surplus(output, {entry["name"] for entry in index["shards"]})
     print(_summary(index, output, job.reused))
     return index
 
 
-def _check_arguments(images, output, height: int, width: int, held_out: float, shard_size: int) -> None:
-    for name, value in (("height", height), ("width", width)):
-        if value < CODE_PIXELS or value % CODE_PIXELS:
-            nearest = max(CODE_PIXELS, round(value / CODE_PIXELS) * CODE_PIXELS)
-            raise UserError(f"{name} {value}: one code stands for {CODE_PIXELS} x {CODE_PIXELS} pixels, so both sides "
-                            f"must be positive multiples of {CODE_PIXELS}; try {nearest}")
-    if max(height, width) > readers.MAX_ASPECT * min(height, width):
-        raise UserError(f"height {height}, width {width}: one side may be at most {readers.MAX_ASPECT:g} times the "
-                        "other; choose a squarer size")
+def _check_arguments(images, output, held_out: float, shard_size: int) -> None:
     if not 0.0 <= held_out < 1.0:
         raise UserError(f"held-out {held_out}: expected a share of the pictures, 0 <= share < 1, such as 0.05")
     if shard_size < 1:
@@ -74,50 +76,81 @@ def _check_arguments(images, output, height: int, width: int, held_out: float, s
         raise UserError(f"output: {output} is the image folder itself; give another folder")
 
 
+def _check_sizes(sizes: Sequence[Size], model_dir) -> None:
+    """All faults at once. model_dir: whose vision tower has to know the sizes; None: not asked."""
+    if not sizes:
+        raise UserError("no size given; give --height and --width, or --bucket WIDTHxHEIGHT once or more")
+    table = None
+    if model_dir is not None:
+        config = ar_config.from_hf(component_config(model_dir, "vision_language_encoder"))
+        table = config.vision_config.table_side
+    faults = [f"{picture_sizes.name(size)}: expected {expected}" for size in sizes
+              if (expected := picture_sizes.fault(size, table))]
+    faults += [f"{picture_sizes.name(size)}: given twice" for size, times in Counter(sizes).items() if times > 1]
+    if faults:
+        raise UserError(f"size (width x height) {'; '.join(faults)}")
+
+
 class _Job:
     """What all shards of one run share; the encoders are loaded when the first shard needs them."""
 
-    def __init__(self, output: Path, model_dir: Path | None, height: int, width: int, held_out: float, hashes: dict,
+    def __init__(self, output: Path, model_dir: Path | None, sizes: Sequence[Size], held_out: float, hashes: dict,
                  pictures: int):
-        self.output, self.model_dir = output, model_dir
-        self.height, self.width, self.held_out, self.hashes = height, width, held_out, hashes
+        self.output, self.model_dir, self.sizes = output, model_dir, sizes
+        self.held_out, self.hashes = held_out, hashes
         self.pictures, self.reused = pictures, 0
-        self._encoders = None
+        self._encoders = {}
 
-    @property
-    def encoders(self):
-        if self._encoders is None:
+    def encoders(self, size: Size):
+        """Those for pictures of this size; all share their weights."""
+        if size not in self._encoders:
             from mindglm.data.encoders import Encoders  # imports MindSpore
 
-            self._encoders = Encoders(self.model_dir, self.height, self.width, compiled=self.pictures >= COMPILE_FROM)
-        return self._encoders
+            others = next(iter(self._encoders.values()), None)
+            compiled = self.pictures >= COMPILE_FROM * len(self.sizes)
+            self._encoders[size] = others.resized(*size) if others else Encoders(self.model_dir, *size,
+                                                                                 compiled=compiled)
+        return self._encoders[size]
 
-    def shard(self, number: int, chunk: list[readers.Candidate], bar) -> dict:
-        """The texts of one shard, which is written unless it is there already."""
+    def shards(self, number: int, chunk: list[readers.Candidate], bar) -> list[dict]:
+        """The shards of these caption lines as `shard` returns them."""
+        if len(self.sizes) == 1:
+            return [self.shard(shards.shard_name(number), 0, chunk, bar)]
+        dealt: list[list[readers.Candidate]] = [[] for _ in self.sizes]
+        for candidate in chunk:
+            size = readers.picture_size(candidate.path)
+            # What cannot be read is refused in the first bucket.
+            dealt[readers.nearest_bucket(size, self.sizes) if size else 0].append(candidate)
+        return [self.shard(shards.shard_name(number, size), bucket, candidates, bar)
+                for bucket, (size, candidates) in enumerate(zip(self.sizes, dealt)) if candidates]
+
+    def shard(self, name: str, bucket: int, chunk: list[readers.Candidate], bar) -> dict:
+        """The texts of one shard, its name, bucket and key; it is written unless it is there already."""
+        size = self.sizes[bucket]
         contents = [_read(candidate.path) for candidate in chunk]
         splits = [candidate.split or self._split(candidate.id) for candidate in chunk]
         key = shards.key_of({
-            "format": shards.FORMAT, "transform": TRANSFORM, "size": [self.height, self.width], "encoders": self.hashes,
+            "format": shards.FORMAT, "transform": TRANSFORM, "size": list(size), "encoders": self.hashes,
             "samples": [[c.id, c.caption, split, hashlib.sha256(content).hexdigest() if content is not None else None]
                         for c, split, content in zip(chunk, splits, contents)],
         })
-        texts = shards.finished_shard(self.output, number, key)
+        texts = shards.finished_shard(self.output, name, key)
         if texts is not None:
             self.reused += 1
             bar.update(len(chunk))
-            return texts
+            return {**texts, "name": name, "bucket": bucket}
         # From here on the folder is not what its index says: without an index the loader refuses it.
         (self.output / "index.json").unlink(missing_ok=True)
-        texts, pictures = self._open_pictures(chunk, splits, contents)
+        texts, pictures = self._open_pictures(size, chunk, splits, contents)
         bar.update(len(texts["refused"]))
-        arrays = self._arrays(pictures, texts, bar)
-        shards.write_shard(self.output, number, key, arrays, texts)
-        return {"key": key, **texts}
+        arrays = self._arrays(size, pictures, texts, bar)
+        shards.write_shard(self.output, name, key, arrays, texts)
+        return {"key": key, **texts, "name": name, "bucket": bucket}
 
     def _split(self, sample_id: str) -> str:
         return "held_out" if fraction_of(0, "held-out picture", sample_id) < self.held_out else "train"
 
-    def _open_pictures(self, chunk, splits, contents) -> tuple[dict, list]:
+    def _open_pictures(self, size: Size, chunk, splits, contents) -> tuple[dict, list]:
         """Decode and fit: (texts of the shard, list of (pixels, crop))."""
         texts: dict = {"ids": [], "captions": [], "splits": [], "refused": [], "resized": 0, "notes": {}}
         notes, pictures = Counter(), []
@@ -126,7 +159,7 @@ class _Job:
                 if content is None:
                     raise readers.RefusedImage("unreadable image", "the file cannot be opened")
                 image, converted = readers.load_image(content)
-                pixels, crop, resized = readers.fit(image, self.height, self.width)
+                pixels, crop, resized = readers.fit(image, *size)
             except readers.RefusedImage as refusal:
                 texts["refused"].append(readers.Refusal(candidate.id, refusal.reason, refusal.detail).to_json())
                 continue
@@ -139,21 +172,21 @@ class _Job:
         texts["notes"] = dict(notes)
         return texts, pictures
 
-    def _arrays(self, pictures, texts: dict, bar) -> dict[str, np.ndarray]:
+    def _arrays(self, size: Size, pictures, texts: dict, bar) -> dict[str, np.ndarray]:
         """The arrays of a shard; encodes unless only pixels are wanted."""
         if not pictures:
             return {}
         if self.model_dir is None:
             bar.update(len(pictures))
             return {"pixels": np.stack([pixels for pixels, _ in pictures])}
-        samples, encoders = [], self.encoders
+        samples, encoders = [], self.encoders(size)
         for start in range(0, len(pictures), encoders.batch_size):
             part = slice(start, start + encoders.batch_size)
             batch = encoders.encode([pixels for pixels, _ in pictures[part]], texts["captions"][part])
             samples.extend(batch)
             bar.update(len(batch))
         for sample, (_, crop) in zip(samples, pictures):
-            sample["target_size"] = np.asarray([self.height, self.width], np.int32)
+            sample["target_size"] = np.asarray(size, np.int32)
             sample["crop"] = np.asarray(crop, np.int32)
         return {**shards.pack(samples), "empty_glyph": encoders.empty_glyph,
                 "empty_prompt_ids": encoders.empty_prompt_ids}
@@ -169,29 +202,32 @@ def _read(path: Path) -> bytes | None:
 
 def _index(job: _Job, made: list[dict], refused: list[dict], shard_size: int) -> dict:
     splits: dict[str, list[int]] = {"train": [], "held_out": []}
+    buckets = [{"height": height, "width": width, "train": 0, "held_out": 0, "resized": 0}
+               for height, width in job.sizes]
     notes, ordinal = Counter(), 0
     for texts in made:
         notes.update(texts["notes"])
+        bucket = buckets[texts["bucket"]]
+        bucket["resized"] += texts["resized"]
         for split in texts["splits"]:
+            bucket[split] += 1
             splits[split].append(ordinal)
             ordinal += 1
     return {
-        "kind": shards.KIND, "format": shards.FORMAT, "height": job.height, "width": job.width,
+        "kind": shards.KIND, "format": shards.INDEX_FORMAT, "buckets": buckets,
         "pixels_only": job.model_dir is None, "encoder": job.hashes, "transform": TRANSFORM, "shard_size": shard_size,
-        "shards": [{"name": shards.shard_name(i), "samples": len(texts["ids"]), "key": texts["key"]}
-                   for i, texts in enumerate(made)],
-        "counts": {"train": len(splits["train"]), "held_out": len(splits["held_out"]),
-                   "resized": sum(texts["resized"] for texts in made), "notes": dict(notes),
-                   "refused": dict(Counter(row["reason"] for row in refused))},
+        "shards": [{"name": texts["name"], "bucket": texts["bucket"], "samples": len(texts["ids"]), "key": texts["key"]}
+                   for texts in made],
+        "counts": {**{name: sum(bucket[name] for bucket in buckets) for name in ("train", "held_out", "resized")},
+                   "notes": dict(notes), "refused": dict(Counter(row["reason"] for row in refused))},
         "splits": splits,
     }
 
 
-def _remove_surplus(output: Path, count: int) -> None:
-    """Remove shards of an earlier, larger run: this run's numbers go up to count - 1."""
+def _remove_surplus(output: Path, names: set[str]) -> None:
+    """Remove shards of an earlier run that this one does not have."""
     for path in output.glob("shard-*.*"):
-        number = path.stem.removeprefix("shard-")
-        if number.isdigit() and int(number) >= count and path.suffix in (".json", ".safetensors"):
+        if path.suffix in (".json", ".safetensors") and path.stem not in names:
             path.unlink()
 
 
@@ -200,11 +236,16 @@ def _by_reason(refused: dict[str, int]) -> str:
 
 
 def _summary(index: dict, output: Path, reused: int) -> str:
-    counts = index["counts"]
-    kept = counts["train"] + counts["held_out"]
-    lines = [f"{kept} pictures of {index['width']} x {index['height']} in {output}: {counts['train']} train, "
-             f"{counts['held_out']} held out, {len(index['shards'])} shards ({reused} reused)",
-             f"  resized or cropped: {counts['resized']}"]
+    counts, buckets = index["counts"], index["buckets"]
+    what = f"{counts['train'] + counts['held_out']} pictures"
+    if len(buckets) == 1:
+        what += f" of {buckets[0]['width']} x {buckets[0]['height']}"
+    lines = [f"{what} in {output}: {counts['train']} train, {counts['held_out']} held out, {len(index['shards'])} "
+             f"shards ({reused} reused)"]
+    if len(buckets) > 1:
+        lines += [f"  {bucket['width']} x {bucket['height']}: {bucket['train']} train, {bucket['held_out']} held out, "
+                  f"{bucket['resized']} resized or cropped" for bucket in buckets]
+    lines.append(f"  resized or cropped: {counts['resized']}")
     lines += [f"  {note}: {count}" for note, count in sorted(counts["notes"].items())]
     refused = sum(counts["refused"].values())
     where = f" ({_by_reason(counts['refused'])}); see {output}/refused.jsonl" if refused else ""

@@ -7,18 +7,22 @@ becomes a `Refusal` with its reason.
 
 import io
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from mindglm.errors import UserError
+from mindglm.recipe.sizes import MAX_ASPECT, Size
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 SPLITS = ("train", "held_out")
-MAX_ASPECT = 4.0  # what the processor takes (reference section 2.5)
 MAX_ENLARGEMENT = 2.0
+CROP_SLACK = 0.05
+"""So much more of a picture may be cut away for the sake of a bucket whose resolution is nearer to the picture's."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,32 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
         raise RefusedImage("unsupported mode", f"mode {image.mode} has no fixed range; save it with 8 bits a channel")
     notes.append(f"mode {image.mode} to RGB")
     return image.convert("RGB")
+
+
+def nearest_bucket(size: Size, buckets: Sequence[Size]) -> int:
+    """The number of the bucket that changes a picture of this size least; all are (height, width).
+
+    Of the buckets that need no enlargement beyond MAX_ENLARGEMENT (where there is none, the one that needs the least:
+    `fit` will refuse it), those that cut least of the picture away, within CROP_SLACK; of these the one whose
+    resolution is nearest, an enlargement counting twice, for it invents pixels; then the one that cuts less.
+    """
+    scales = [max(bucket[0] / size[0], bucket[1] / size[1]) for bucket in buckets]
+    cuts = [1 - bucket[0] * bucket[1] / (size[0] * size[1] * scale**2) for bucket, scale in zip(buckets, scales)]
+    possible = [i for i, scale in enumerate(scales) if scale <= MAX_ENLARGEMENT] or [scales.index(min(scales))]
+    least = min(cuts[i] for i in possible)
+    changes = [abs(math.log(scale)) * (2 if scale > 1 else 1) for scale in scales]
+    return min((i for i in possible if cuts[i] <= least + CROP_SLACK), key=lambda i: (changes[i], cuts[i], i))
+
+
+def picture_size(path: Path) -> Size | None:
+    """(height, width) as the picture is shown, without reading its pixels; None when it cannot be told."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            width, height = image.size
+    except Exception:  # as in load_image, which will say what is wrong with it
+        return None
+    return (width, height) if turned else (height, width)
 
 
 def fit(image: Image.Image, height: int, width: int) -> tuple[np.ndarray, tuple[int, int], bool]:

@@ -1,11 +1,12 @@
 """The files of a prepared dataset: one shard is a safetensors file of arrays and a JSON file of texts.
 
-    index.json               what the dataset is: sizes, encoder hashes, shards, splits, counts. Written last.
+    index.json               what the dataset is: buckets, encoder hashes, shards, splits, counts. Written last.
     shard-00000.safetensors  arrays of its samples; ragged ones flat beside `<name>_offsets` (int64, samples + 1)
     shard-00000.json         ids, captions, splits, refusals, counts of the shard
     refused.jsonl            {"file", "reason", "detail"} of everything refused
 
-A shard carries a key, the hash of all that made it, in both of its files: it is reused only when both say so.
+A shard holds pictures of one size. In a dataset of several sizes (buckets) its name says which: shard-00000-96x128. A
+shard carries a key, the hash of all that made it, in both of its files: it is reused only when both say so.
 """
 
 import hashlib
@@ -18,14 +19,20 @@ import numpy as np
 from mindglm.checkpoint.tensors import TensorFile, write_tensors
 from mindglm.data.drawing import write_json
 from mindglm.errors import UserError
+from mindglm.recipe import sizes
+from mindglm.recipe.sizes import Size
 
 FORMAT = 1
+"""Of shards; it is a part of their keys."""
+INDEX_FORMAT = 2
+"""Of index.json. 1 knew one size, under "height" and "width", and is still read."""
 KIND = "mindglm dataset"
 RAGGED = ("prompt_ids", "glyph")
 
 
-def shard_name(number: int) -> str:
-    return f"shard-{number:05d}"
+def shard_name(number: int, size: Size | None = None) -> str:
+    """size: of its pictures, where a dataset has several."""
+    return f"shard-{number:05d}" + (f"-{sizes.name(size)}" if size else "")
 
 
 def key_of(value) -> str:
@@ -54,29 +61,29 @@ def row_of(file: TensorFile, name: str, row: int) -> np.ndarray:
     return np.array(file.raw(name)[row])
 
 
-def write_shard(folder: Path, number: int, key: str, arrays: dict[str, np.ndarray], texts: dict) -> None:
+def write_shard(folder: Path, name: str, key: str, arrays: dict[str, np.ndarray], texts: dict) -> None:
     """Write both files of a shard, each whole or not at all; the JSON last."""
-    path = folder / f"{shard_name(number)}.safetensors"
+    path = folder / f"{name}.safetensors"
     if arrays:
         staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         write_tensors(staging, arrays, {"key": key})
         os.replace(staging, path)
     else:
         path.unlink(missing_ok=True)
-    write_json(folder / f"{shard_name(number)}.json", {"key": key, **texts})
+    write_json(folder / f"{name}.json", {"key": key, **texts})
 
 
-def finished_shard(folder: Path, number: int, key: str) -> dict | None:
+def finished_shard(folder: Path, name: str, key: str) -> dict | None:
     """The texts of a shard that was finished under this very key; None when it has to be made."""
     try:
-        texts = json.loads((folder / f"{shard_name(number)}.json").read_text())
+        texts = json.loads((folder / f"{name}.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(texts, dict) or texts.get("key") != key:
         return None
     if texts["ids"]:
         try:
-            if TensorFile(folder / f"{shard_name(number)}.safetensors").metadata.get("key") != key:
+            if TensorFile(folder / f"{name}.safetensors").metadata.get("key") != key:
                 return None
         except UserError:  # missing or cut off: make it again
             return None
@@ -99,7 +106,15 @@ def read_index(folder: Path) -> dict:
         raise UserError(f"dataset {folder}: index.json is damaged ({error}); run `mindglm prepare` again") from error
     if not isinstance(index, dict) or index.get("kind") != KIND:
         raise UserError(f"dataset {folder}: index.json is not one of `mindglm prepare`; give its --output folder")
-    if index.get("format") != FORMAT:
-        raise UserError(f"dataset {folder}: format {index.get('format')}, this version reads {FORMAT}; "
+    if index.get("format") not in (1, INDEX_FORMAT):
+        raise UserError(f"dataset {folder}: format {index.get('format')}, this version reads 1 and {INDEX_FORMAT}; "
                         "run `mindglm prepare` again")
-    return index
+    return _of_one_size(index) if index["format"] == 1 else index
+
+
+def _of_one_size(index: dict) -> dict:
+    """An index of format 1 as one of today."""
+    index, counts = dict(index), {name: len(ordinals) for name, ordinals in index["splits"].items()}
+    size = {side: index.pop(side) for side in ("height", "width")}
+    return {**index, "format": INDEX_FORMAT, "shards": [{**entry, "bucket": 0} for entry in index["shards"]],
+            "buckets": [{**size, **counts, "resized": index["counts"]["resized"]}]}

@@ -162,6 +162,9 @@ def load(model, dataset, images, output, seed: int, steps: int, guidance_scale: 
     held = ShardDataset(dataset, "held_out", model_dir=model)
     if len(held) < 2:
         raise UserError(f"dataset {dataset}: {len(held)} held-out sample; expected at least 2 to compare conditions.")
+    if len(held.sizes) > 1:
+        raise UserError(f"dataset {dataset}: it holds the sizes {held.describe()} (width x height); the page compares "
+                        "pictures of one size: prepare its pictures once more with --height and --width")
     count = min(limit, len(held))
     samples = [held[len(held) * n // count] for n in range(count)]
     originals = []

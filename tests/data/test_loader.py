@@ -13,7 +13,7 @@ from tests.golden import REPO
 
 @pytest.fixture
 def data(tmp_path):
-    prepare.run(picture_folder(tmp_path / "images"), None, None, tmp_path / "data", 64, 64, 0.0, True, 4)
+    prepare.run(picture_folder(tmp_path / "images"), None, None, tmp_path / "data", [(64, 64)], 0.0, True, 4)
     return tmp_path / "data"
 
 

@@ -14,7 +14,7 @@ from tests.golden import REPO
 
 
 def run(images, output, pixels_only=True, **changes):
-    options = {"height": 64, "width": 64, "held_out": 0.0, "shard_size": 4, **changes}
+    options = {"sizes": [(64, 64)], "held_out": 0.0, "shard_size": 4, **changes}
     return prepare.run(images, None, None if pixels_only else REPO, output, pixels_only=pixels_only, **options)
 
 
@@ -82,7 +82,7 @@ def test_the_compiled_tower_gives_the_same_codes(encoded):
 def test_running_again_makes_nothing_new(encoded, capsys, monkeypatch):
     images, data = encoded
     before, index = stamps(data), (data / "index.json").read_bytes()
-    monkeypatch.setattr(prepare._Job, "encoders", property(lambda self: pytest.fail("the encoders were loaded")))
+    monkeypatch.setattr(prepare._Job, "encoders", lambda *_: pytest.fail("the encoders were loaded"))
     run(images, data, pixels_only=False)
     assert stamps(data) == before and (data / "index.json").read_bytes() == index
     assert "2 shards (2 reused)" in capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_another_encoder_makes_all_shards_again_and_is_noticed(encoded, tmp_path
         ShardDataset(data, model_dir=tmp_path / "model")
     shutil.copytree(data, tmp_path / "data")
     before = stamps(tmp_path / "data")
-    prepare.run(images, None, tmp_path / "model", tmp_path / "data", 64, 64, 0.0, shard_size=4)
+    prepare.run(images, None, tmp_path / "model", tmp_path / "data", [(64, 64)], 0.0, shard_size=4)
     after = stamps(tmp_path / "data")
     assert set(after) == set(before) and all(after[name] != before[name] for name in after)
     old, new = ShardDataset(data)[0], ShardDataset(tmp_path / "data", model_dir=tmp_path / "model")[0]
@@ -213,7 +213,7 @@ def test_held_out_share_is_stable_when_pictures_are_added(tmp_path):
 
     def held_out(count):
         write_captions(images, rows[:count])
-        run(images, tmp_path / "data", height=32, width=32, held_out=0.3, shard_size=16)
+        run(images, tmp_path / "data", sizes=[(32, 32)], held_out=0.3, shard_size=16)
         return {sample["id"] for sample in ShardDataset(tmp_path / "data", "held_out")}
 
     some, more = held_out(30), held_out(40)
@@ -221,8 +221,9 @@ def test_held_out_share_is_stable_when_pictures_are_added(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"height": 100}, "multiples of 32; try 96"), ({"width": 0}, "multiples of 32; try 32"),
-    ({"height": 32, "width": 160}, "4 times"),
+    ({"sizes": [(100, 64)]}, "multiples of 32.*; try 64x96"), ({"sizes": [(64, 0)]}, "multiples of 32.*; try 32x64"),
+    ({"sizes": [(32, 160)]}, "160x32: expected one side at most 4 times"), ({"sizes": []}, "no size given"),
+    ({"sizes": [(64, 64), (64, 64), (33, 64)]}, "64x33: expected positive multiples.*64x64: given twice"),
     ({"held_out": 1.0}, "0 <= share < 1"), ({"shard_size": 0}, "at least 1")])
 def test_wrong_arguments_are_user_errors(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
@@ -237,9 +238,12 @@ def test_other_user_errors(tmp_path):
     with pytest.raises(UserError, match="image folder itself"):
         run(images, images)
     with pytest.raises(UserError, match="model: none given"):
-        prepare.run(images, None, None, tmp_path / "data", 64, 64)
+        prepare.run(images, None, None, tmp_path / "data", [(64, 64)])
     with pytest.raises(UserError, match="none is not a folder"):
-        prepare.run(images, None, tmp_path / "none", tmp_path / "data", 64, 64)
+        prepare.run(images, None, tmp_path / "none", tmp_path / "data", [(64, 64)])
+    with pytest.raises(UserError, match="288x96: .* sides of at most 256: the vision tower's position table has 8"):
+        prepare.run(images, None, REPO, tmp_path / "data", [(64, 64), (96, 288)])
+    assert not (tmp_path / "data").exists()
     for path in images.glob("*.png"):
         path.write_bytes(b"broken")
     with pytest.raises(UserError, match="no picture could be used: 6 unreadable image"):
