@@ -2,7 +2,7 @@
 
     python -m ckpt_tools.inspect GLM-Image --fold
     python -m ckpt_tools.inspect output/glm_image/dit_7b_sft
-    python -m ckpt_tools.inspect recipes/glm_image/ar_9b_pretrain.yaml --fold
+    python -m ckpt_tools.inspect recipes/glm_image/ar_9b_pretrain_256.yaml --fold
 
 PATH: model folder, component, training run or checkpoint, safetensors file; or what describes a model without weights:
 a recipe, a config.json. Checksums (crc32) are those that the folder remembers; others are computed, which reads it all.

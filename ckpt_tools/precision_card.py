@@ -83,7 +83,7 @@ def run(args) -> bool:
     check_paths(repo, fixtures, json_file)
     device = set_device(args.device, args.dtype)
 
-    from mindglm.checkpoint.tensors import write_text
+    from mindglm.checkpoint.disk import write_text
     from mindglm.evaluate.precision import card
     from mindglm.evaluate.precision.subject import Subject
 

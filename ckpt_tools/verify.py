@@ -29,7 +29,7 @@ def _verify(args: argparse.Namespace) -> None:
         problems = verify(args.path, args.step, on_bytes)
     if problems:
         raise UserError(f"{args.path} is not whole:\n" + "\n".join(f"  {problem}" for problem in problems))
-    remembered = sum(entry.crc32 is not None for entry in entries)
+    remembered = sum(entry.is_checked for entry in entries)
     print(f"{place.path}: whole ({place.kind}; {len(entries)} tensors read, {remembered} against a checksum)")
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mindglm.checkpoint import conversion, seal, store, training
+from mindglm.checkpoint import conversion, seal, training
 from mindglm.checkpoint.components import COMPONENTS, OF_STRUCTURE
 from mindglm.checkpoint.released import read_json
 from mindglm.checkpoint.scan import component_of, scan, walk
-from mindglm.checkpoint.tensors import TensorFile, item_bytes
+from mindglm.checkpoint.header import item_bytes
+from mindglm.checkpoint.stored import Checkpoint, Tensors
+from mindglm.checkpoint.tensors import TensorFile
 from mindglm.errors import UserError
 
 
@@ -22,9 +24,14 @@ class Entry:
 
     code: str
     shape: tuple[int, ...]
-    file: TensorFile | None = None
+    file: TensorFile | Tensors | None = None
     crc32: int | None = None
-    """As remembered by the folder it is in, if it remembers."""
+    """As remembered by the folder it is in, if it remembers one for the whole tensor."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether damage to its values would be seen."""
+        return self.crc32 is not None or isinstance(self.file, Tensors)
 
     @property
     def size(self) -> int:
@@ -71,7 +78,7 @@ def as_component(place: Place, weights: str) -> Place:
     """A training checkpoint seen as the component it trains, to compare it with a model folder; others as they are."""
     if place.kind != "training":
         return place
-    recipe = training.read_recipe(place.path)
+    recipe = training.read_recipe(Checkpoint(place.path))
     average = place.groups.get("ema", {}) if weights != "live" else {}
     found = {name: entry for name, entry in {**place.groups["model"], **average}.items()
              if not name.startswith(training.TRAINING_ONLY)}
@@ -116,11 +123,9 @@ def _structure(path: pathlib.Path) -> dict[str, dict[str, Entry]]:
 
 
 def _training(folder: pathlib.Path) -> Place:
-    groups: dict[str, dict[str, Entry]] = {}
-    for file, entry in store.metadata(folder)["files"].items():
-        opened = store.open_file(folder / file, entry)
-        groups.setdefault(entry["kind"], {}).update(_of_file(opened, entry["tensors"]))
-    return Place(folder, "training", {kind: _natural(entries) for kind, entries in groups.items()})
+    groups = {kind: _natural({name: Entry(stored.dtype(name), stored.shape(name), stored) for name in stored.names})
+              for kind, stored in Checkpoint(folder).kinds.items()}
+    return Place(folder, "training", groups)
 
 
 def _model_folder(path: pathlib.Path) -> Place:

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from mindglm.checkpoint.tensors import TensorFile, sync_folder, to_bfloat16, to_float32, write_tensors, write_text
+from mindglm.checkpoint.disk import read_small, refuse_links_out, sync_folder, write_text
+from mindglm.checkpoint.metadata import plain_name
+from mindglm.checkpoint.tensors import TensorFile, to_bfloat16, to_float32, write_tensors
 from mindglm.errors import UserError
 
 WEIGHT_STEM = {
@@ -30,7 +32,7 @@ ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MAX_SHARD_BYTES = 5 * 10**9
 
 
-def _open_component(root: str | os.PathLike, component: str) -> dict[str, TensorFile]:
+def open_component(root: str | os.PathLike, component: str) -> dict[str, TensorFile]:
     """{tensor name: open file} of a component; the index json when there is one, else the single file."""
     folder, stem = pathlib.Path(root) / component, WEIGHT_STEM[component]
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
@@ -38,17 +40,34 @@ def _open_component(root: str | os.PathLike, component: str) -> dict[str, Tensor
         if not single.exists():
             raise UserError(f"{folder}: no {single.name} and no {index.name}; expected the '{component}' component "
                             "of a folder in the released GLM-Image layout")
-        file = TensorFile(single)
+        file = open_weights(folder, single.name)
         return {name: file for name in file.names}
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{index}: not a weight index ({error!r}); copy or download it again") from error
-    files = {name: TensorFile(folder / name) for name in sorted(set(weight_map.values()))}
+    weight_map = read_weight_map(index)
+    files = {name: open_weights(folder, name) for name in sorted(set(weight_map.values()))}
     lost = sorted(name for name, file in weight_map.items() if name not in files[file])
     if lost:
         raise UserError(f"{index}: names tensors that are not in their files: {_some(lost)}; download the folder again")
     return {name: files[file] for name, file in weight_map.items()}
+
+
+def open_weights(folder: pathlib.Path, name: str) -> TensorFile:
+    """A weight file of a component; a link that leads out of the folder is refused."""
+    refuse_links_out(folder, folder / name)
+    return TensorFile(folder / name)
+
+
+def read_weight_map(path: pathlib.Path) -> dict[str, str]:
+    """{tensor: file} of an index json. UserError for anything else, and for files that are not beside it."""
+    content = read_json(path)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise UserError(f"{path}: holds no weight_map {{tensor: file}}; download it again")
+    for file in weight_map.values():
+        try:
+            plain_name(file)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; expected names of files beside it") from None
+    return weight_map
 
 
 def _some(names: list[str], limit: int = 5) -> str:
@@ -57,7 +76,7 @@ def _some(names: list[str], limit: int = 5) -> str:
 
 def component_header(root: str | os.PathLike, component: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """{tensor name: (dtype code, shape)} of a component, without reading its data."""
-    return {name: (file.dtype(name), file.shape(name)) for name, file in _open_component(root, component).items()}
+    return {name: (file.dtype(name), file.shape(name)) for name, file in open_component(root, component).items()}
 
 
 def has_component(root: str | os.PathLike, component: str) -> bool:
@@ -77,7 +96,7 @@ def read_component(root: str | os.PathLike, component: str,
 
 def read_component_raw(root: str | os.PathLike, component: str, names: Iterable[str] | None = None):
     """As `read_component`, but read-only views in the stored dtype (bfloat16 as uint16), nothing copied."""
-    files = _open_component(root, component)
+    files = open_component(root, component)
     names = list(files) if names is None else list(names)
     lost = [name for name in names if name not in files]
     if lost:
@@ -92,12 +111,12 @@ def component_config(root: str | os.PathLike, component: str) -> dict:
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """A json file of the layout; UserError when it is missing or broken."""
+    """A json file of the layout; UserError when it is missing, broken or larger than any such file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_small(path, follow_links=True))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a folder in the released GLM-Image layout") from None
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not a json file ({error})") from error
 
 

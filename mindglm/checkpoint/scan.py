@@ -1,6 +1,5 @@
 """Looks at a model folder without reading its weights: components, weight files, everything else, and what is wrong."""
 
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -8,7 +7,8 @@ from dataclasses import dataclass, field
 
 from mindglm.checkpoint import matching, seal
 from mindglm.checkpoint.components import COMPONENTS, Component
-from mindglm.checkpoint.released import WEIGHT_STEM, read_json
+from mindglm.checkpoint.disk import refuse_links_out
+from mindglm.checkpoint.released import WEIGHT_STEM, open_weights, read_json, read_weight_map
 from mindglm.checkpoint.tensors import TensorFile
 from mindglm.errors import UserError
 from mindglm.models.names import Pair
@@ -101,13 +101,21 @@ def scan(root: str | os.PathLike) -> ModelFolder:
 
 
 def walk(root: pathlib.Path) -> Iterator[str]:
-    """Relative paths of the files of a model folder, ordered; links are followed, the seal is left out."""
-    for folder, folders, names in os.walk(root, followlinks=True):
+    """Relative paths of the files of a model folder, ordered; the seal is left out.
+
+    Links to files may stay within the folder, or within the Hugging Face cache that it is a snapshot in; links to
+    folders, which may go round in circles, are refused.
+    """
+    for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in IGNORED)
+        for name in folders:
+            if (path := pathlib.Path(folder) / name).is_symlink():
+                raise UserError(f"{path}: is a link to a folder, expected the folder itself")
         for name in sorted(names):
-            path = (pathlib.Path(folder) / name).relative_to(root).as_posix()
-            if path != seal.NAME:
-                yield path
+            path = pathlib.Path(folder) / name
+            refuse_links_out(root, path)
+            if (relative := path.relative_to(root).as_posix()) != seal.NAME:
+                yield relative
 
 
 def _has_weights(folder: pathlib.Path) -> bool:
@@ -134,12 +142,12 @@ def weight_files(folder: pathlib.Path, stem: str) -> tuple[dict[str, TensorFile]
     if not (folder / index).exists():
         problems = [f"{single} is missing"] if single not in present else []
         problems += [f"{name} is not a file of this component" for name in present if name != single]
-        return {name: TensorFile(folder / name) for name in present if name == single}, None, problems
-    weight_map = _weight_map(folder / index)
+        return {name: open_weights(folder, name) for name in present if name == single}, None, problems
+    weight_map = read_weight_map(folder / index)
     named = sorted(set(weight_map.values()))
     problems = [f"{name} is missing, {index} names it" for name in named if name not in present]
     problems += [f"{index} does not name {name}" for name in present if name not in named]
-    files = {name: TensorFile(folder / name) for name in named if name in present}
+    files = {name: open_weights(folder, name) for name in named if name in present}
     return files, index, problems + _index_faults(index, weight_map, files)
 
 
@@ -149,14 +157,3 @@ def _index_faults(index: str, weight_map: dict, files: dict[str, TensorFile]) ->
              if weight_map.get(name) != file]
     return ([f"{index} names {len(absent)} tensors that are not in their file: {', '.join(absent[:10])}"] if absent
             else []) + ([f"{len(stray)} tensors are not where {index} says: {', '.join(stray[:10])}"] if stray else [])
-
-
-def _weight_map(path: pathlib.Path) -> dict[str, str]:
-    content = read_json(path)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise UserError(f"{path}: holds no weight_map {{tensor: file}}; download it again")
-    outside = [file for file in weight_map.values() if pathlib.PurePath(file).name != file]
-    if outside:
-        raise UserError(f"{path}: names {json.dumps(outside[0])}, expected names of files beside it")
-    return weight_map

@@ -19,18 +19,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mindglm.checkpoint import header
+from mindglm.checkpoint.disk import open_regular, sync, write_all
+from mindglm.checkpoint.header import DTYPES, item_bytes
 from mindglm.errors import UserError
 
-_DTYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32,
-    "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_, "U64": np.uint64, "U32": np.uint32,
-}
-_CODES = {np.dtype(kind): code for code, kind in _DTYPES.items()}
+_CODES = {np.dtype(kind): code for code, kind in DTYPES.items()}
 # The library's order of dtypes inside a file, widest first; the same order keeps round trips byte-exact.
 _RANK = {code: rank for rank, code in enumerate(
     ["U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL"])}
 _CHUNK = 1 << 20  # stays in the processor's cache between reading, summing and writing
 _PIECES_WAITING = 8
+THREADS = min(4, os.cpu_count() or 1)
+"""That take checksums of blocks."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Stream:
         return math.prod(self.shape) * item_bytes(self.code)
 
 
-def item_bytes(code: str) -> int:
-    """Bytes of one value of a dtype code."""
-    return np.dtype(_DTYPES[code]).itemsize
+def code_of(array: np.ndarray) -> str:
+    """The dtype code under which an array is stored."""
+    return _CODES[array.dtype]
 
 
 def cast(array: np.ndarray, code: str) -> np.ndarray:
@@ -64,7 +65,7 @@ def cast(array: np.ndarray, code: str) -> np.ndarray:
         return to_bfloat16(array)
     values = to_float32(array) if array.dtype == np.uint16 else array
     with np.errstate(over="ignore"):
-        out = values.astype(_DTYPES[code], copy=False)
+        out = values.astype(DTYPES[code], copy=False)
     if code == "F16" and np.isfinite(values).sum() != np.isfinite(out).sum():
         raise OverflowError(f"values up to {np.abs(values[np.isfinite(values)]).max():g} do not fit float16")
     return out
@@ -96,18 +97,6 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _check_no_gaps(header: dict, data_bytes: int) -> None:
-    """ValueError unless the tensors cover the data exactly: bytes that belong to none, or to two, mean damage."""
-    position = 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        begin, end = entry["data_offsets"]
-        if begin != position:
-            raise ValueError(f"tensor '{name}' begins at byte {begin} of the data, expected {position}")
-        position = end
-    if position != data_bytes:
-        raise ValueError(f"{data_bytes - position} bytes behind the last tensor")
-
-
 class TensorFile:
     """One safetensors file, memory-mapped: a tensor is read when it is asked for.
 
@@ -121,26 +110,16 @@ class TensorFile:
 
     def _read_header(self):
         try:
-            size = self.path.stat().st_size
-            with open(self.path, "rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if not 2 <= length <= size - 8:
-                    raise ValueError(f"a header of {length} bytes in a file of {size} bytes")
-                header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-            for name, entry in header.items():
-                begin, end = entry["data_offsets"]
-                wanted = int(np.prod(entry["shape"], dtype=np.int64)) * np.dtype(_DTYPES[entry["dtype"]]).itemsize
-                if begin < 0 or end - begin != wanted:
-                    raise ValueError(f"tensor '{name}' of {wanted} bytes has the byte range {begin}-{end}")
-                if 8 + length + end > size:
-                    raise ValueError(f"tensor '{name}' ends at byte {8 + length + end} of a file of {size} bytes")
-            _check_no_gaps(header, size - 8 - length)
+            with open_regular(self.path, follow_links=True) as file:
+                size = os.fstat(file.fileno()).st_size
+                length = header.length_of(file.read(8), size)
+                text = file.read(length)
+            entries, metadata = header.parse(text, size - 8 - length)
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file; expected a safetensors file") from None
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise UserError(f"{self.path}: not a whole safetensors file ({error}); copy it again") from error
-        return header, metadata, 8 + length
+        return entries, metadata, 8 + length
 
     @property
     def header_bytes(self) -> int:
@@ -176,7 +155,7 @@ class TensorFile:
         entry = self._entries[name]
         begin, end = entry["data_offsets"]
         data = self._map[self._start + begin:self._start + end]
-        kind = np.dtype(_DTYPES[entry["dtype"]])
+        kind = np.dtype(DTYPES[entry["dtype"]])
         if (self._start + begin) % kind.itemsize:
             data = data.copy()  # old writers did not pad the header; a view would be unaligned
         return np.asarray(data).view(kind).reshape(entry["shape"])
@@ -187,7 +166,7 @@ class TensorFile:
         Read, not mapped: what has been handed out is not counted to this process any more.
         """
         entry = self._entries[name]
-        kind = np.dtype(_DTYPES[entry["dtype"]])
+        kind = np.dtype(DTYPES[entry["dtype"]])
         stop = math.prod(entry["shape"]) if stop is None else stop
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self._start + entry["data_offsets"][0] + start * kind.itemsize)
@@ -215,6 +194,21 @@ def read_header(path: str | os.PathLike) -> dict[str, tuple[str, tuple[int, ...]
     return {name: (file.dtype(name), file.shape(name)) for name in file.names}
 
 
+@dataclass(frozen=True)
+class Written:
+    """A safetensors file as it was written: what a reader needs to find and to check its bytes."""
+
+    nbytes: int
+    header_bytes: int
+    """Where the data begin."""
+    header_crc32: int
+    """Of everything before the data."""
+    offsets: dict[str, int]
+    """{tensor: where it begins in the file}"""
+    sums: dict[str, list[int]]
+    """{tensor: crc32 of each block of its bytes}"""
+
+
 def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray | Stream],
                   metadata: Mapping[str, str] | None = None,
                   on_bytes: Callable[[int], object] = lambda count: None) -> dict[str, int]:
@@ -223,23 +217,52 @@ def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray | St
     uint16 arrays are stored as BF16. on_bytes hears how many bytes of data have been written since its last call.
     """
     streams = {name: value if isinstance(value, Stream) else _stream_of(value) for name, value in tensors.items()}
-    order = sorted(streams, key=lambda name: (_RANK[streams[name].code], name))
-    header = {"__metadata__": dict(metadata)} if metadata else {}
-    offset = 0
-    for name in order:
-        end = offset + streams[name].nbytes
-        header[name] = {"dtype": streams[name].code, "shape": list(streams[name].shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text, offsets, end = _header(streams, metadata)
     checksums = {}
     with open(path, "wb", buffering=0) as file:
-        write_all(file, len(text).to_bytes(8, "little") + text)
-        for name in order:
+        write_all(file, text)
+        for name in offsets:
             checksums[name] = write_pieces(file, streams[name].pieces(), on_bytes)
-        assert file.tell() == 8 + len(text) + offset, f"{path}: a tensor gave another number of values than its shape"
+        assert file.tell() == end, f"{path}: a tensor gave another number of values than its shape"
         sync(file)
     return checksums
+
+
+def write_blocks(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str],
+                 block: int) -> Written:
+    """As write_tensors, with a checksum for each `block` bytes of a tensor, so that a part of it can be checked.
+
+    Threads take the sums while the file is written: zlib releases the interpreter.
+    """
+    text, offsets, end = _header({name: _stream_of(array) for name, array in arrays.items()}, metadata)
+    sums = {}
+    with open(path, "wb", buffering=0) as file, concurrent.futures.ThreadPoolExecutor(THREADS) as summing:
+        write_all(file, text)
+        for name in offsets:
+            data = _bytes(arrays[name])
+            parts = [data[start:start + block] for start in range(0, data.size, block)]
+            sums[name] = [summing.submit(zlib.crc32, part) for part in parts]
+            for part in parts:
+                write_all(file, part)
+        sync(file)
+        sums = {name: [future.result() for future in futures] for name, futures in sums.items()}
+    return Written(end, len(text), zlib.crc32(text), offsets, sums)
+
+
+def _header(streams: Mapping[str, Stream],
+            metadata: Mapping[str, str] | None) -> tuple[bytes, dict[str, int], int]:
+    """(everything before the data, {tensor: where it begins in the file}, bytes of the file), in the file's order."""
+    head = {"__metadata__": dict(metadata)} if metadata else {}
+    place, offsets = 0, {}
+    for name in sorted(streams, key=lambda name: (_RANK[streams[name].code], name)):
+        offsets[name] = place
+        place = place + streams[name].nbytes
+        head[name] = {"dtype": streams[name].code, "shape": list(streams[name].shape),
+                      "data_offsets": [offsets[name], place]}
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    text = len(text).to_bytes(8, "little") + text
+    return text, {name: len(text) + at for name, at in offsets.items()}, len(text) + place
 
 
 def _stream_of(array: np.ndarray) -> Stream:
@@ -270,35 +293,3 @@ def write_pieces(file, pieces: Iterable[np.ndarray], on_bytes: Callable[[int], o
             if len(waiting) > _PIECES_WAITING:
                 waiting.popleft().result()
     return crc
-
-
-def write_all(file, data) -> None:
-    """All of `data` into an unbuffered file, which may take it in parts."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view):]
-
-
-def sync(file) -> None:
-    """Flush an open file down to the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def sync_folder(path: str | os.PathLike) -> None:
-    """Make the renames and creations inside a folder durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a small file whole: another reader sees the old text or the new one, never a part."""
-    path = pathlib.Path(path)
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(staging, "w", encoding="utf-8") as file:
-        file.write(text)
-        sync(file)
-    os.replace(staging, path)

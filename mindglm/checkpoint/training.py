@@ -6,13 +6,13 @@ comes out is what the run itself exports at its end, made at any step and withou
 
 import os
 import pathlib
-from collections.abc import Mapping
 
-from mindglm.checkpoint import conversion, matching, seal, store
+from mindglm.checkpoint import conversion, matching, store
 from mindglm.checkpoint.components import COMPONENTS, OF_STRUCTURE, Component
 from mindglm.checkpoint.released import config_text
 from mindglm.checkpoint.scan import ModelFolder, scan
-from mindglm.checkpoint.tensors import Stream, TensorFile, cast
+from mindglm.checkpoint.stored import Checkpoint, Tensors
+from mindglm.checkpoint.tensors import Stream, cast
 from mindglm.checkpoint.writer import FolderWriter, check_apart, check_target, quiet
 from mindglm.errors import UserError
 from mindglm.models.names import Pair
@@ -20,9 +20,6 @@ from mindglm.models.names import Pair
 TRAINING_ONLY = "training_only."
 """Parameters that only the objective needs (the tokenizer's pixel head) begin like this and are not exported."""
 WEIGHTS = ("auto", "ema", "live")
-
-Source = tuple[TensorFile, Mapping]
-"""An open file of the checkpoint and, for one of its tensors, {"shape", "dtype", "crc32"} of metadata.json."""
 
 
 def find(path: str | os.PathLike, step: int | None = None) -> pathlib.Path | None:
@@ -45,7 +42,8 @@ def export(folder: pathlib.Path, target: str | os.PathLike, to: str, weights: st
     base: folder of the other components; None takes the recipe's pretrained_model_dir. dtype: of the trained
     component; None takes what the release stores. Raises UserError when a tensor is missing, damaged or too many.
     """
-    recipe = read_recipe(folder)
+    checkpoint = Checkpoint(folder)
+    recipe = read_recipe(checkpoint)
     check_apart(folder, target)
     config = recipe.model.model_config
     name = OF_STRUCTURE[type(config)]
@@ -54,7 +52,7 @@ def export(folder: pathlib.Path, target: str | os.PathLike, to: str, weights: st
         raise UserError(f"{folder}: a VAE's latent statistics are measured when its run ends; take the model/ folder "
                         "that the finished run wrote")
     check_target(pathlib.Path(target), overwrite)
-    sources = _weights(folder, weights)
+    sources = weights_of(checkpoint, weights)
     rest = _base(folder, base, recipe)
     if rest is not None:
         check_apart(rest.root, target)
@@ -70,30 +68,25 @@ def export(folder: pathlib.Path, target: str | os.PathLike, to: str, weights: st
         return writer.finish(sealed=to == "mindglm")
 
 
-def read_recipe(folder: pathlib.Path):
+def read_recipe(checkpoint: Checkpoint):
     """The recipe of the run that wrote a checkpoint. UserError where PyYAML is not installed."""
     try:
         from mindglm import recipe
 
-        return recipe.loads((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        return recipe.loads(checkpoint.recipe_text)
     except ModuleNotFoundError as error:
         if error.name != "yaml":
             raise
         raise UserError("a training checkpoint holds its recipe as YAML: pip install pyyaml to read it") from error
 
 
-def _weights(folder: pathlib.Path, weights: str) -> dict[str, Source]:
+def weights_of(checkpoint: Checkpoint, weights: str = "auto") -> dict[str, Tensors]:
     """{our tensor name: where it is}: the live weights, those of the EMA in their place where it has them."""
-    kinds: dict[str, dict[str, Source]] = {}
-    for file, entry in store.metadata(folder)["files"].items():
-        if entry["kind"] in ("model", "ema"):
-            opened = store.open_file(folder / file, entry)
-            kinds[entry["kind"]] = {name: (opened, wanted) for name, wanted in entry["tensors"].items()}
+    kinds = checkpoint.kinds
     if weights == "ema" and "ema" not in kinds:
-        raise UserError(f"{folder}: holds no EMA weights (its recipe has ema.decay 0); ask for live weights")
-    average = {} if weights == "live" else kinds.get("ema", {})
-    return {name: source for name, source in {**kinds["model"], **average}.items()
-            if not name.startswith(TRAINING_ONLY)}
+        raise UserError(f"{checkpoint.folder}: holds no EMA weights (its recipe has ema.decay 0); ask for live weights")
+    chosen = ["model"] if weights == "live" or "ema" not in kinds else ["model", "ema"]
+    return {name: kinds[kind] for kind in chosen for name in kinds[kind].names if not name.startswith(TRAINING_ONLY)}
 
 
 def _base(folder: pathlib.Path, base, recipe) -> ModelFolder | None:
@@ -103,15 +96,18 @@ def _base(folder: pathlib.Path, base, recipe) -> ModelFolder | None:
     if base is None and not pathlib.Path(given).is_dir():
         raise UserError(f"{folder}: its run began from {given}, which is not here; run this where the run was started, "
                         "or give --base FOLDER with the other components")
+    if find(given) is not None:
+        raise UserError(f"{folder}: its run began from the checkpoint {given}; export that one first and give --base "
+                        "with the folder")
     return scan(given)
 
 
-def _streams(folder: pathlib.Path, kind: Component, pairs: list[Pair], sources: dict[str, Source],
+def _streams(folder: pathlib.Path, kind: Component, pairs: list[Pair], sources: dict[str, Tensors],
              rest: ModelFolder | None, to: str, code: str) -> dict[str, Stream]:
     """{name in the target: stream} of the whole component, in the order of the name map."""
     before = rest.component(kind.names.COMPONENT) if rest is not None else None
     files = {} if before is None else {n: f for f in before.files.values() for n in f.names}
-    found = {name: (file.dtype(name), file.shape(name)) for name, (file, _) in sources.items()}
+    found = {name: (stored.dtype(name), stored.shape(name)) for name, stored in sources.items()}
     found.update({pair.ours: (files[pair.theirs].dtype(pair.theirs), files[pair.theirs].shape(pair.theirs))
                   for pair in pairs if pair.ours not in found and pair.theirs in files})
     wanted = {pair.ours: pair.shape for pair in pairs}
@@ -120,16 +116,14 @@ def _streams(folder: pathlib.Path, kind: Component, pairs: list[Pair], sources: 
     streams = {}
     for pair in pairs:
         if pair.ours in sources:
-            file, entry = sources[pair.ours]
-            stream = _stream(pair, file, entry, to, code)
+            stream = _stream(pair, sources[pair.ours], to, code)
         else:
             stream = conversion.converted(pair, files[pair.theirs], "mindglm", code)[1]
         streams[pair.ours if to == "mindglm" else pair.theirs] = stream
     return streams
 
 
-def _stream(pair: Pair, file: TensorFile, entry: Mapping, to: str, code: str) -> Stream:
+def _stream(pair: Pair, stored: Tensors, to: str, code: str) -> Stream:
     if to == "hf":
-        return conversion.converted(pair, file, "hf", code, entry)[1]
-    return Stream(code, pair.shape,
-                  lambda: (cast(piece, code) for piece in seal.checked_pieces(file, pair.ours, entry["crc32"])))
+        return conversion.converted(pair, stored, "hf", code)[1]
+    return Stream(code, pair.shape, lambda: (cast(piece, code) for piece in stored.pieces(pair.ours)))

@@ -6,10 +6,11 @@ import zlib
 
 import numpy as np
 
-from mindglm.checkpoint import matching, seal, store, training
+from mindglm.checkpoint import matching, seal, training
 from mindglm.checkpoint.components import COMPONENTS
 from mindglm.checkpoint.places import Place, open_place
 from mindglm.checkpoint.scan import ComponentFolder, ModelFolder, scan
+from mindglm.checkpoint.stored import Checkpoint, Damaged
 from mindglm.checkpoint.tensors import to_float32
 from mindglm.checkpoint.writer import OnBytes
 from mindglm.errors import UserError
@@ -41,10 +42,13 @@ def _values(place: Place, on_bytes: OnBytes) -> list[str]:
     for label, entries in place.groups.items():
         for name, entry in entries.items():
             crc, wild = 0, 0
-            for piece in entry.file.pieces(name):
-                crc = zlib.crc32(piece, crc)
-                wild = wild + _not_finite(piece, entry.code)
-                on_bytes(piece.nbytes)
+            try:
+                for piece in entry.file.pieces(name):
+                    crc = zlib.crc32(piece, crc)
+                    wild = wild + _not_finite(piece, entry.code)
+                    on_bytes(piece.nbytes)
+            except Damaged as error:
+                problems += [str(error)] if str(error) not in problems else []  # one file may be all its tensors
             if entry.crc32 is not None and crc != entry.crc32:
                 problems.append(f"{label}: {name} is damaged (crc32 {crc}, expected {entry.crc32})")
             if wild:
@@ -60,12 +64,18 @@ def _not_finite(piece: np.ndarray, code: str) -> int:
 
 
 def _training(place: Place) -> list[str]:
+    """Damage of the files besides tensors."""
+    problems, checkpoint = [], Checkpoint(place.path)
+    for name in checkpoint.file_names:
+        try:
+            checkpoint.file(name)
+        except Damaged as error:
+            problems.append(str(error))
     try:
-        training.read_recipe(place.path)
-        store.read_json(place.path / "common.json")
+        training.read_recipe(checkpoint)
     except UserError as error:
-        return [str(error)]
-    return []
+        problems = problems or [str(error)]
+    return problems
 
 
 def _folder(folder: ModelFolder) -> list[str]:

@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable, Mapping
 
 from mindglm.checkpoint import released, seal
+from mindglm.checkpoint.disk import sync, sync_folder, write_all, write_new
 from mindglm.checkpoint.released import replace_folder
 from mindglm.checkpoint.scan import ModelFolder
-from mindglm.checkpoint.tensors import Stream, TensorFile, sync, sync_folder, write_all, write_pieces, write_tensors
+from mindglm.checkpoint.tensors import Stream, TensorFile, write_pieces, write_tensors
 from mindglm.errors import UserError
 
 _CHUNK = 1 << 20
@@ -88,18 +89,16 @@ class FolderWriter:
     def copy_file(self, source: pathlib.Path, path: str) -> None:
         """Any other file byte for byte."""
         place = self._place(path)
-        with open(source, "rb") as file, open(place, "wb") as out:
+        with open(source, "rb") as file, open(place, "wb", buffering=0) as out:
             while piece := file.read(_CHUNK):
-                out.write(piece)
+                write_all(out, piece)
             sync(out)
         self.entries[path] = seal.file_entry(place.stat().st_size, seal.file_crc(place))
 
     def write_bytes(self, content: bytes, path: str) -> None:
         """A small file."""
         place = self._place(path)
-        with open(place, "wb") as out:
-            out.write(content)
-            sync(out)
+        write_new(place, content)
         self.entries[path] = seal.file_entry(len(content), seal.file_crc(place))
 
     def write_component(self, component: str, config: str, streams: Mapping[str, Stream], dtype: str) -> None:

@@ -72,14 +72,6 @@ def test_missing_file_is_a_user_error(tmp_path):
         tensors.TensorFile(tmp_path / "nowhere.safetensors")
 
 
-def test_text_is_replaced_whole(tmp_path):
-    path = tmp_path / "a.txt"
-    for text in ("one", "two"):
-        tensors.write_text(path, text)
-        assert path.read_text() == text
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
-
-
 def test_bytes_that_belong_to_no_tensor_or_to_two_are_damage(tmp_path):
     path = tmp_path / "f.safetensors"
     for offsets, rest, message in (([8, 24], 24, "begins at byte 8"), ([0, 16], 20, "4 bytes behind the last tensor")):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_verify_of_a_damaged_training_checkpoint(tmp_path, capsys):
     data[-1] ^= 1
     path.write_bytes(data)
     assert verify.main([str(tmp_path / "run")]) == 2
-    assert "opt: adam_m." in capsys.readouterr().err
+    assert re.search(r"-opt-.*safetensors: tensor 'adam_m.* is damaged", capsys.readouterr().err)
     assert verify.main([str(tmp_path / "run"), "--step", "3"]) == 0
     os.truncate(path, 100)
     assert verify.main([str(tmp_path / "run")]) == 2
