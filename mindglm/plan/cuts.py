@@ -1,7 +1,7 @@
 """Where a model is cut into pipeline stages: contiguous ranges of its units (embedding, layers, head)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mindglm.errors import UserError
 
@@ -44,3 +44,37 @@ def explicit(counts: Sequence[int], units: int, stages: int) -> tuple[Range, ...
                         f"{stages} positive numbers that sum to the model's {units} units")
     ends = list(itertools.accumulate(counts))
     return tuple(zip([0, *ends[:-1]], ends))
+
+
+def even(costs: Sequence[float], stages: int, chunks: int) -> tuple[Range, ...]:
+    """A cut into stages * chunks parts that loads the ranks alike: rank r holds the parts r, r + stages, ...
+
+    `balanced` keeps every part cheap, which leaves ranks of several parts uneven. From its cut on, boundaries move by
+    one unit as long as that makes the dearest rank cheaper, or as cheap with a cheaper dearest part.
+    """
+    ranges = list(balanced(costs, stages * chunks))
+    before = [0, *itertools.accumulate(costs)]
+
+    def load(cut: Sequence[Range]) -> tuple[float, float]:
+        parts = [before[b] - before[a] for a, b in cut]
+        return max(sum(parts[rank::stages]) for rank in range(stages)), max(parts)
+
+    best, moved = load(ranges), True
+    while moved:
+        moved = False
+        for trial in _moves(ranges):
+            found = load(trial)
+            if found < best:
+                best, ranges, moved = found, trial, True
+                break
+    return tuple(ranges)
+
+
+def _moves(ranges: list[Range]) -> Iterator[list[Range]]:
+    """Every cut in which one part is a unit smaller and another a unit larger."""
+    for giver, taker in itertools.permutations(range(len(ranges)), 2):
+        sizes = [b - a for a, b in ranges]
+        if sizes[giver] > 1:
+            sizes[giver], sizes[taker] = sizes[giver] - 1, sizes[taker] + 1
+            ends = list(itertools.accumulate(sizes))
+            yield list(zip([0, *ends[:-1]], ends))

@@ -27,7 +27,7 @@ def main() -> None:
     start = time.process_time()
     structures = {path.stem: recipe.load(path).model.model_config
                   for path in sorted((ROOT / "recipes" / "glm_image").glob("*.yaml"))}
-    ar, dit = structures["ar_9b_pretrain"], structures["dit_7b_pretrain"]
+    ar, dit = structures["ar_9b_pretrain_256"], structures["dit_7b_pretrain_256"]
     configs = {name: kind.config.from_hf(component_config(RELEASED, name)) for name, kind in COMPONENTS.items()}
     assert (configs["vision_language_encoder"], configs["transformer"]) == (ar, dit)
     built = {"vision_language_encoder": (ArGenerator(ar), VisionTokenizer(ar)), "transformer": (DiTDecoder(dit),),

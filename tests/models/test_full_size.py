@@ -55,7 +55,7 @@ def check_gradients(cell, names, run):
 def test_a_full_width_ar_layer_runs_forward_and_backward():
     from mindglm.models.ar_generator.model import Layer, Rotary
 
-    text = recipe.load(RECIPES / "ar_9b_pretrain.yaml").model.model_config.text_config
+    text = recipe.load(RECIPES / "ar_9b_pretrain_256.yaml").model.model_config.text_config
     layer = Layer(text)
     ops.init_parameters(layer, SEED)
     assert sum(p.size for p in layer.get_parameters()) == 203_969_024
@@ -76,7 +76,7 @@ def test_a_full_width_ar_layer_runs_forward_and_backward():
 def test_a_full_width_dit_block_runs_forward_and_backward():
     from mindglm.models.dit_decoder.model import Block
 
-    config = recipe.load(RECIPES / "dit_7b_pretrain.yaml").model.model_config
+    config = recipe.load(RECIPES / "dit_7b_pretrain_256.yaml").model.model_config
     block = Block(config)
     rng = np.random.default_rng(0)
     for parameter in block.get_parameters():  # the modulation starts at zero, which would hide the rest

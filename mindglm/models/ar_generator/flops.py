@@ -33,3 +33,20 @@ def vision_forward_flops(config: ArGeneratorConfig, images: int, rows: int, colu
     block = d * 4 * d + 2 * d * vision.intermediate_size + 2 * d * n
     quantise = d * vq.embed_dim + vq.embed_dim * vq.num_embeddings
     return 2 * images * n * (vision.patch_dim * d + vision.depth * block + quantise)
+
+
+def unit_names(config: ArGeneratorConfig) -> list[str]:
+    """What can be put on a stage, in order."""
+    return ["embedding", *(f"layer {i}" for i in range(config.text_config.num_hidden_layers)), "head"]
+
+
+def unit_flops(config: ArGeneratorConfig, length: int) -> list[int]:
+    """Floating point operations of each unit's forward pass over one sequence of `length` tokens.
+
+    They sum to forward_flops(config, 1, length).
+    """
+    text = config.text_config
+    d, kv = text.hidden_size, text.num_key_value_heads * text.head_dim
+    attention = 2 * d * (length + 1) // 2
+    layer = 2 * length * (d * (2 * d + 2 * kv) + 3 * d * text.intermediate_size + attention)
+    return [0, *[layer] * text.num_hidden_layers, 2 * length * d * text.vision_vocab_size]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindglm.models.ar_generator.flops import unit_flops, unit_names  # noqa: F401  (read from here by those who cut)
 from mindglm.models.ar_generator.model import Embedding, Layer, Linear, RMSNorm, Rotary, prefill_mask
 from mindglm.ops import tape
 from mindglm.recipe.models import ArGeneratorConfig
@@ -22,23 +23,6 @@ class Inputs(NamedTuple):
     input_ids_BS: np.ndarray
     position_ids_3BS: np.ndarray
     mask_BS: np.ndarray | None = None
-
-
-def unit_names(config: ArGeneratorConfig) -> list[str]:
-    """What can be put on a stage, in order."""
-    return ["embedding", *(f"layer {i}" for i in range(config.text_config.num_hidden_layers)), "head"]
-
-
-def unit_flops(config: ArGeneratorConfig, length: int) -> list[int]:
-    """Floating point operations of each unit's forward pass over one sequence of `length` tokens.
-
-    They sum to flops.forward_flops(config, 1, length).
-    """
-    text = config.text_config
-    d, kv = text.hidden_size, text.num_key_value_heads * text.head_dim
-    attention = 2 * d * (length + 1) // 2
-    layer = 2 * length * (d * (2 * d + 2 * kv) + 3 * d * text.intermediate_size + attention)
-    return [0, *[layer] * text.num_hidden_layers, 2 * length * d * text.vision_vocab_size]
 
 
 class Named(nn.Cell):

@@ -16,6 +16,7 @@ from mindspore import Tensor, nn
 
 from mindglm import ops
 from mindglm.models.dit_decoder import model as whole
+from mindglm.models.dit_decoder.flops import unit_flops, unit_names  # noqa: F401  (read from here by those who cut)
 from mindglm.models.dit_decoder.references import join_images, stack_samples
 from mindglm.ops import tape
 from mindglm.recipe.models import DiTConfig
@@ -44,22 +45,6 @@ class Inputs(NamedTuple):
     text_mask_BT: np.ndarray | None = None
     references: tuple[Reference, ...] = ()
     """Ordered by sample; none, or at least one of every sample 0..n - 1 with n a divisor of B."""
-
-
-def unit_names(config: DiTConfig) -> list[str]:
-    """What can be put on a stage, in order."""
-    return ["inputs", *(f"block {i}" for i in range(config.num_layers)), "output"]
-
-
-def unit_flops(config: DiTConfig, image_tokens: int, text_tokens: int) -> list[int]:
-    """Floating point operations of each unit's forward pass of one sample; sum = flops.forward_flops."""
-    d, tokens, patch = config.hidden_size, image_tokens + text_tokens, config.patch_size**2
-    e = config.time_embed_dim
-    inputs = image_tokens * (config.in_channels * patch * d + 2 * d * d) + text_tokens * (config.text_embed_dim + d) * d
-    inputs = inputs + e * (3 * e + 4 * config.condition_dim)
-    block = tokens * (4 * d * d + 8 * d * d) + 2 * tokens * tokens * d + e * 12 * d
-    output = image_tokens * config.out_channels * patch * d + e * 2 * d
-    return [2 * inputs, *[2 * block] * config.num_layers, 2 * output]
 
 
 class Named(nn.Cell):
