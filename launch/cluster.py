@@ -6,7 +6,6 @@ program breaks.
 """
 
 import argparse
-import dataclasses
 import ipaddress
 import os
 import pathlib
@@ -21,46 +20,14 @@ import threading
 import time
 
 import supervise
+from mindglm.diagnose.hosts import Host, read_hosts
+from mindglm.errors import UserError
 from processes import NOT_AGAIN, Mistake, put, say
 
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o",
        "ServerAliveCountMax=3"]  # a node that is lost is noticed after 15 s
 SSH_FAILED = 255
 DIED = re.compile(rb"^mindglm: died ([\d.]+) (.+)$")
-
-
-@dataclasses.dataclass(frozen=True)
-class Host:
-    """A line of the hosts file."""
-
-    name: str
-    slots: int | None
-    address: str
-
-
-def read_hosts(path: str) -> list[Host]:
-    """The hosts of a file, in its order. Mistake with the line for whatever is wrong in it."""
-    try:
-        lines = pathlib.Path(path).read_text().splitlines()
-    except OSError as error:
-        raise Mistake(f"--hosts {path}: {error.strerror}; expected a file with a machine a line") from error
-    hosts = []
-    for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        values = dict(word.partition("=")[::2] for word in words[1:])
-        unknown = set(values) - {"slots", "addr"}
-        if unknown or "=" in words[0] or not values.get("slots", "1").isdigit():
-            raise Mistake(f"{path}:{number}: {line.strip()!r}; expected NAME [slots=NUMBER] [addr=ADDRESS]")
-        if words[0] in [host.name for host in hosts]:
-            raise Mistake(f"{path}:{number}: {words[0]} stands there twice; one line a machine, slots=8 for 8 workers")
-        slots = int(values["slots"]) if "slots" in values else None
-        # user@name is for ssh alone
-        hosts.append(Host(words[0], slots, values.get("addr", words[0].rpartition("@")[2])))
-    if not hosts:
-        raise Mistake(f"{path} names no machine; expected lines like: node1 slots=8")
-    return hosts
 
 
 def check_hosts(hosts: list[Host], workers: int, path: str) -> None:
@@ -273,7 +240,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     try:
         return run(build_parser().parse_args(argv))
-    except Mistake as mistake:
+    except (Mistake, UserError) as mistake:
         print(f"mindglm: {mistake}", file=sys.stderr, flush=True)
         return 2
 

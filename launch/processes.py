@@ -20,6 +20,12 @@ def say(text: str) -> None:
     put((b"" if _line_begins else b"\n") + f"mindglm: {text}\n".encode())
 
 
+def note(log: pathlib.Path, text: str) -> None:
+    """Add a line to a log, for `mindglm triage`: no log of a killed worker says how it ended."""
+    with open(log, "a") as file:
+        file.write(f"mindglm: {text}\n")
+
+
 def put(data: bytes) -> None:
     """Write to standard output. A reader that has left (a lost ssh connection) must not end the job."""
     global _line_begins

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Before queueing for a cluster: runs a recipe's pipeline here on CPU; widths shrunk; depth, cuts, schedule, names kept.
 #   bash launch/rehearse.sh RECIPE [options] [key=value ...]
-#   bash launch/rehearse.sh recipes/glm_image/ar_9b_pretrain.yaml parallel_config.pipeline_stage=8 \
-#       monitor_config.sample_step_interval=0
+#   bash launch/rehearse.sh recipes/glm_image/ar_9b_pretrain_256.yaml parallel_config.pipeline_stage=8
 # Starts all pipeline ranks of one column (--data-parallel 2: of two) for a few steps with real transport and made-up
 # samples, then prints plan against rehearsal: names and shapes, stage balance, messages, their sizes, the schedule.
 # Exit code: 0 all as planned, 1 something differs or failed, 2 a mistake in the recipe.

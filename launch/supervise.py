@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 
-from processes import (NOT_AGAIN, STOPPED, Mistake, Process, children, first_error, kill_session, modified,
+from processes import (NOT_AGAIN, STOPPED, Mistake, Process, children, first_error, kill_session, modified, note,
                        process_environment, put, say, send)
 
 TICK = 0.1  # seconds between two looks at the processes
@@ -218,7 +218,9 @@ class Node:
         self._end_all()
         if self.args.leash:
             say(f"died {time.time():.3f} {failed.name}")
-        say(f"{failed.name} failed first ({failed.how()}); all others were ended. From {failed.log}:")
+        told = f"{failed.name} failed first ({failed.how()}); all others were ended. From {failed.log}:"
+        note(self.logs / f"msrun_{self.args.node_rank}.log", told)
+        say(told)
         put(first_error(failed).encode() + b"\n")
         return failed.exit_code
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains by a recipe on many machines: starts train_node.sh on each over ssh, watches all, ends all when one fails.
 #   bash launch/train_cluster.sh --hosts FILE [options] RECIPE [key=value ...]
-#   bash launch/train_cluster.sh --hosts hosts.txt --dry-run recipes/glm_image/ar_9b_pretrain.yaml
+#   bash launch/train_cluster.sh --hosts hosts.txt --dry-run recipes/glm_image/ar_9b_pretrain_256.yaml
 # FILE: one machine a line, the first one is node 0:    NAME [slots=8] [addr=10.0.0.1]
 #   NAME as ssh knows it (keys, no password); addr: how the others reach it, if not by NAME.
 # Needs on every machine: this repository, the environment and the working directory under the same paths (a shared disk
