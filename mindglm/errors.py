@@ -13,14 +13,16 @@ class UserError(Exception):
     """
 
 
-def exit_code(command: Callable[[], None]) -> int:
-    """Run `command` and return how the process should exit: 0 done, 2 bad input, 130 Ctrl-C; faults pass through."""
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Run `command` and return how the process should exit: 0 done, 2 bad input, 130 Ctrl-C; faults pass through.
+
+    A command that answers yes or no returns its own code; None is 0.
+    """
     try:
-        command()
+        return command() or 0
     except UserError as error:
         print(f"mindglm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("mindglm: interrupted; the same command goes on from what is complete", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return 0

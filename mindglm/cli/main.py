@@ -1,6 +1,7 @@
 """Reads the command line and runs one command.
 
-Exit codes: 0 done; 2 a mistake the user can mend (one message, no traceback); 1 a fault (traceback); 130 Ctrl-C.
+Exit codes: 0 done; 2 a mistake the user can mend (one message, no traceback); 1 a fault (traceback), or the "no" of a
+command that answers yes or no; 130 Ctrl-C.
 Nothing here imports MindSpore: `mindglm --help` and `mindglm recipe` answer at once.
 """
 
@@ -8,17 +9,14 @@ import argparse
 from collections.abc import Sequence
 
 import mindglm
-from mindglm.cli import generate, prepare, recipe, train
+from mindglm.cli import audit, doctor, generate, plan, prepare, recipe, replay, train, triage
 from mindglm.errors import UserError, exit_code
 
-COMMANDS = {"prepare": prepare, "train": train, "generate": generate, "recipe": recipe}
+COMMANDS = {"prepare": prepare, "train": train, "generate": generate, "recipe": recipe, "plan": plan,
+            "doctor": doctor, "triage": triage, "audit": audit, "replay": replay}
 
 NOT_YET = {
     "evaluate": "measure a model on held-out data",
-    "plan": "say beforehand whether a run fits memory and what bounds its speed",
-    "doctor": "check this machine before a run",
-    "triage": "find the first failing rank in the logs of a run",
-    "audit": "name the first step at which two runs part",
 }
 
 
@@ -53,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"`mindglm {args.command}` does not exist yet: it will {NOT_YET[args.command]}. "
                 f"Commands that work: {', '.join(COMMANDS)}"
             )
+        if hasattr(args, "overrides"):  # argparse takes no more of them once an option stood between
+            args.overrides = [*args.overrides, *(word for word in extra if not word.startswith("-"))]
+            extra[:] = [word for word in extra if word.startswith("-")]
         if extra:
             parser.error(f"{args.command}: unknown arguments: {' '.join(extra)} (see mindglm {args.command} --help)")
-        args.run(args)
+        return args.run(args)
 
     return exit_code(command)

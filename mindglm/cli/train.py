@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="dotted keys that replace those of the recipe"
     )
+    parser.add_argument("--fallback", action="store_true", help="when the newest checkpoint is damaged, set it "
+                        "aside and go on from the one before it")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,4 +27,4 @@ def run(args: argparse.Namespace) -> None:
     exit_if_scheduler()
     from mindglm.train import trainer
 
-    trainer.run(loaded)
+    trainer.run(loaded, args.fallback)

@@ -2,6 +2,7 @@
 
 A sequence is prompt ids, preview codes, large codes; the logits at the last prompt id predict the first preview code,
 those at the last large code predict the image end id. Prompt ids carry no loss. Preview codes weigh `preview_weight`.
+Without `progressive` there are no preview codes, and the prompt names the large grid only, as with source images.
 
 Shape letters: B batch, S padded sequence, C classes of the head.
 """
@@ -32,6 +33,10 @@ class Network(nn.Cell):
     def construct(self, ids_BS, positions_3BS, labels_BS, weights_BS):
         return weighted_sums(self.model(ids_BS, positions_3BS), labels_BS, weights_BS)
 
+    def predict(self, ids_BS, positions_3BS, *_):
+        """Logits (B, S, C) of a batch."""
+        return self.model(ids_BS, positions_3BS)
+
     def nll(self, ids_BS, positions_3BS, labels_BS):
         """Nats per position (B, S) float32, 0 where there is no label."""
         return position_nll(self.model(ids_BS, positions_3BS), labels_BS)
@@ -45,6 +50,19 @@ def weighted_sums(logits_BSC, labels_BS, weights_BS):
 def position_nll(logits_BSC, labels_BS):
     """Nats per position (B, S) float32, 0 where there is no label."""
     return ops.token_nll(logits_BSC.reshape(-1, logits_BSC.shape[-1]), labels_BS.reshape(-1)).reshape(labels_BS.shape)
+
+
+def without_preview(prompt: np.ndarray, sample_id: str = "?") -> np.ndarray:
+    """The ids of a prompt without its second grid: text, large grid, image start.
+
+    A prompt ends in two grids, each closed by the same id, and the image start (`Processor.prompt_text`). Raises
+    UserError for one that does not.
+    """
+    closed = np.flatnonzero(prompt[:-1] == prompt[-2]) if len(prompt) > 1 else ()
+    if len(closed) < 2:
+        raise UserError(f"sample {sample_id}: its prompt does not end in two grids, of which objective.progressive: "
+                        "false leaves the second one out; prepare the data with this version")
+    return np.append(prompt[:closed[-2] + 1], prompt[-1])
 
 
 class ArNextToken:
@@ -86,6 +104,9 @@ class ArNextToken:
     def row(self, sample: dict, prompt: np.ndarray) -> tuple[np.ndarray, ...]:
         """One unpadded sequence: ids (n,), positions (3, n), labels (n,), weights (n,)."""
         preview, large = np.asarray(sample["preview_codes"]), np.asarray(sample["large_codes"])
+        grids = [large.shape, preview.shape]
+        if not self.options.progressive:
+            grids, preview, prompt = grids[:1], preview[:0], without_preview(prompt, sample.get("id", "?"))
         codes = np.concatenate([preview.reshape(-1), large.reshape(-1)]).astype(np.int32)
         if codes.size and (codes.min() < 0 or codes.max() >= self.config.num_codes):
             raise UserError(f"sample {sample.get('id', '?')}: codes reach {codes.max()}, but the model has "
@@ -102,7 +123,7 @@ class ArNextToken:
         weights = np.zeros(len(ids), np.float32)
         weights[start:] = 1.0
         weights[start : start + preview.size] = self.options.preview_weight
-        return ids, training_positions(len(prompt), [large.shape, preview.shape]), labels, weights
+        return ids, training_positions(len(prompt), grids), labels, weights
 
     @staticmethod
     def stage_inputs(batch: tuple[np.ndarray, ...]) -> stages.Inputs:

@@ -33,9 +33,13 @@ class Network(nn.Cell):
     def construct(self, noisy_BChw, target_BChw, glyph_BTD, text_mask_BT, prior_ids_BN, prior_drop_BN, timestep_B,
                   target_size_B2, crop_B2):
         """(loss_sum, weight_sum), float32 scalars: the sum of the samples' mean square errors, and their number."""
-        velocity = self.model(noisy_BChw, glyph_BTD, prior_ids_BN, prior_drop_BN, timestep_B, target_size_B2, crop_B2,
-                              text_mask_BT)
+        velocity = self.predict(noisy_BChw, target_BChw, glyph_BTD, text_mask_BT, prior_ids_BN, prior_drop_BN,
+                                timestep_B, target_size_B2, crop_B2)
         return error_sums(velocity, target_BChw)
+
+    def predict(self, noisy_BChw, _, glyph_BTD, text_mask_BT, *conditions):
+        """Velocity (B, C, h, w) of a batch."""
+        return self.model(noisy_BChw, glyph_BTD, *conditions, text_mask_BT)
 
 
 def error_sums(velocity_BChw, target_BChw):

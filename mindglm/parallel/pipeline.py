@@ -15,9 +15,8 @@ from mindspore import Tensor, mint
 from mindglm.errors import UserError
 from mindglm.ops import tape
 from mindglm.parallel import transport
-from mindglm.plan.schedules import (
-    BACKWARD, FORWARD, RECV_BACKWARD, RECV_FORWARD, SEND_BACKWARD, SEND_FORWARD, Action, Schedule, forward_only,
-)
+from mindglm.parallel.passage import Passage, peers_of
+from mindglm.plan.schedules import Action, Schedule, forward_only
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,9 @@ class Executor:
                 "them apart only by computing the input gradients twice (measured: backward 1.2 times as long), "
                 "which costs more than the bubble it fills; take 1f1b or interleaved")
         assert len(stages) == schedule.chunks and len(ranks) == schedule.ranks, (len(stages), schedule, ranks)
-        self._place = list(ranks).index(transport.rank())
-        assert stages[-1].last == (self._place == len(ranks) - 1), "the stages do not belong to this rank"
+        assert stages[-1].last == (transport.rank() == ranks[-1]), "the stages do not belong to this rank"
         self._stages, self._ranks, self._inputs, self._loss = list(stages), tuple(ranks), inputs, loss
-        self._schedule = schedule
-        self._peers = None
-        if len(ranks) > 1:
-            from mindglm.parallel.transport_peers import Peers
-
-            self._peers = Peers()
+        self._schedule, self._peers = schedule, peers_of(ranks)
         owned = [parameter for stage in stages for parameter in stage.trainable_params()]
         self.parameters = sorted(owned, key=lambda parameter: parameter.name)
         """The trained parameters of this rank, by name."""
@@ -93,11 +86,28 @@ class Executor:
         """(loss_sum, weight_sum) by forwards alone; zeros on ranks without the last stage. Any number of them."""
         if not micro_batches:
             return 0.0, 0.0
-        table = forward_only(self._schedule.ranks, len(micro_batches), self._schedule.chunks)
-        run = _Run(self, table, micro_batches, None)
-        run.all()
+        run = self._forwards(micro_batches)
         result = Result(run.pairs(), None)
         return result.loss_sum, result.weight_sum
+
+    def predict(self, micro_batch: tuple, read: Callable) -> np.ndarray:
+        """read(output of the model), float32 or int32, of one micro-batch, on every rank of the pipeline."""
+        run = self._forwards([micro_batch], judge=False)
+        mine = read(*run.outputs) if run.outputs else None
+        if len(self._ranks) == 1:
+            return mine
+        group = transport.group(self._ranks)
+        shape, dtype = transport.gather_objects(None if mine is None else (mine.shape, mine.dtype.str), group)[-1]
+        # What is read of the model may be large: it travels as a Tensor, not among the objects.
+        given = Tensor(np.zeros(shape, dtype) if mine is None else mine)
+        return transport.broadcast(given, self._ranks[-1], group, "a prediction").asnumpy().copy()
+
+    def _forwards(self, micro_batches: Sequence[tuple], judge: bool = True) -> "_Run":
+        """The run of a table without backwards; judge: the last stage also computes the loss."""
+        table = forward_only(self._schedule.ranks, len(micro_batches), self._schedule.chunks)
+        run = _Run(self, table, micro_batches, None, judge)
+        run.all()
+        return run
 
 
 class _Sum:
@@ -123,103 +133,65 @@ class _Flight:
     outputs: tuple[Tensor, ...]
 
 
-class _Run:
-    """One pass through a table."""
+class _Run(Passage):
+    """One pass through a table: stages forwards, the tape backwards."""
 
-    def __init__(self, executor: Executor, schedule: Schedule, micro_batches, sink):
-        self._executor, self._schedule, self._batches, self._sink = executor, schedule, micro_batches, sink
+    def __init__(self, executor: Executor, schedule: Schedule, micro_batches, sink, judge: bool = True):
+        super().__init__(schedule, executor._ranks, executor._peers)
+        self._stages, self._loss = executor._stages, executor._loss
+        self._batches, self._sink, self._judge = micro_batches, sink, judge
         self._inputs = [executor._inputs(batch) for batch in micro_batches]
-        self._flights: dict[tuple[int, int], _Flight] = {}
-        self._ready: dict[tuple[str, int, int], tuple[Tensor, ...]] = {}  # values to be sent or used here
-        self._sources: dict[tuple[str, int, int], int] = {}  # announced: from which rank of the world
+        self.flights: dict[tuple[int, int], _Flight] = {}
+        self.outputs: tuple[Tensor, ...] = ()  # of the last micro-batch on the last stage, where nothing is judged
         self._pairs: list[tuple[Tensor, Tensor]] = []
-        self._parameters = [stage.trainable_params() for stage in executor._stages]
+        self._parameters = [stage.trainable_params() for stage in self._stages]
 
     def all(self) -> None:
-        """Every line of this rank's part of the table."""
-        perform = {FORWARD: self._forward, BACKWARD: self._backward, SEND_FORWARD: self._send,
-                   SEND_BACKWARD: self._send, RECV_FORWARD: self._announce, RECV_BACKWARD: self._announce}
-        for action in self._schedule.actions[self._executor._place]:
-            perform[action.kind](action)
-        if self._executor._peers:
-            self._executor._peers.finish()
-        assert not self._flights and not self._ready, "the table left values behind"
+        super().all()
+        assert not self.flights, "the table left forwards without a backward"
 
     def pairs(self) -> tuple[tuple[float, float], ...]:
         """What the last stage found, read only now: the host need not wait for each micro-batch."""
         return tuple((float(loss.asnumpy()), float(weight.asnumpy())) for loss, weight in self._pairs)
 
-    def _forward(self, action: Action) -> None:
+    def forward(self, action: Action) -> None:
         chunk, i = action.chunk, action.micro_batch
-        stage, inputs = self._executor._stages[chunk], self._inputs[i]
+        stage, inputs = self._stages[chunk], self._inputs[i]
         training = self._sink is not None
-        carried = () if stage.first else self._value("F", chunk, i)
+        carried = () if stage.first else self.value("F", chunk, i)
         if training:
             carried = tuple(tape.leaf(x) for x in carried)
         with tape.recording(training):
             outputs = stage(carried, inputs)
-            if stage.last:
-                loss_sum, weight_sum = self._executor._loss(*outputs, self._batches[i])
+            if stage.last and self._judge:
+                loss_sum, weight_sum = self._loss(*outputs, self._batches[i])
                 self._pairs.append((loss_sum, weight_sum))
                 outputs = (loss_sum,)
+            elif stage.last:
+                self.outputs = outputs
             else:
                 outputs = tuple(tape.same(y) if any(y is x for x in carried) else y for y in outputs)
         if training:
-            self._flights[chunk, i] = _Flight(carried, outputs)
+            self.flights[chunk, i] = _Flight(carried, outputs)
         if not stage.last:
-            self._hand_on("F", chunk, i, outputs)
+            self.hand_on("F", chunk, i, outputs)
 
-    def _backward(self, action: Action) -> None:
+    def backward(self, action: Action) -> None:
         chunk, i = action.chunk, action.micro_batch
-        stage, flight = self._executor._stages[chunk], self._flights.pop((chunk, i))
-        gradients = (Tensor(1.0, ms.float32),) if stage.last else self._value("B", chunk, i)
+        stage, flight = self._stages[chunk], self.flights.pop((chunk, i))
+        gradients = (Tensor(1.0, ms.float32),) if stage.last else self.value("B", chunk, i)
         parameters = self._parameters[chunk]
         wanted = [*parameters, *flight.carried]
         found = tape.backward(flight.outputs, gradients, wanted)
         found = [_zeros(x) if gradient is None else gradient for gradient, x in zip(found, wanted)]
         self._sink(i, parameters, found[:len(parameters)])
         if not stage.first:
-            self._hand_on("B", chunk, i, tuple(found[len(parameters):]))
+            self.hand_on("B", chunk, i, tuple(found[len(parameters):]))
 
-    def _hand_on(self, kind: str, chunk: int, i: int, values: tuple[Tensor, ...]) -> None:
-        """Keep a result until its line "send"; a pipeline of one rank gives it to its own neighbour chunk."""
-        if len(self._executor._ranks) == 1:
-            chunk = chunk + (1 if kind == "F" else -1)
-            self._ready[kind, chunk, i] = tuple(values)
-        else:
-            self._ready["send_" + kind, chunk, i] = tuple(values)
-
-    def _send(self, action: Action) -> None:
-        values = self._ready.pop((action.kind, action.chunk, action.micro_batch))
-        target = action.chunk
-        if action.kind == SEND_FORWARD and self._executor._place == len(self._executor._ranks) - 1:
-            target = target + 1
-        if action.kind == SEND_BACKWARD and self._executor._place == 0:
-            target = target - 1
-        tag = _tag(action.kind[-1], target, action.micro_batch)
-        self._executor._peers.send(values, self._executor._ranks[action.peer], tag)
-
-    def _announce(self, action: Action) -> None:
-        chunk, i, kind = action.chunk, action.micro_batch, action.kind[-1]
+    def shapes(self, kind: str, chunk: int, i: int) -> tuple:
         if kind == "F":
-            shapes = self._executor._stages[chunk].received(self._inputs[i])
-        else:
-            shapes = tuple((y.shape, y.dtype) for y in self._flights[chunk, i].outputs)
-        peer = self._executor._ranks[action.peer]
-        self._sources[kind, chunk, i] = peer
-        self._executor._peers.post(shapes, peer, _tag(kind, chunk, i))
-
-    def _value(self, kind: str, chunk: int, i: int) -> tuple[Tensor, ...]:
-        """What the neighbour stage gave for this unit."""
-        if (kind, chunk, i) in self._ready:
-            return self._ready.pop((kind, chunk, i))
-        return self._executor._peers.take(self._sources.pop((kind, chunk, i)), _tag(kind, chunk, i))
-
-
-def _tag(kind: str, chunk: int, i: int) -> str:
-    """A message's name in errors: where it enters."""
-    what = "activations" if kind == "F" else "gradients"
-    return f"{what} for chunk {chunk}, micro-batch {i}"
+            return self._stages[chunk].received(self._inputs[i])
+        return tuple((y.shape, y.dtype) for y in self.flights[chunk, i].outputs)
 
 
 def _zeros(x) -> Tensor:

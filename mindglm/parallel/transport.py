@@ -48,16 +48,19 @@ def init() -> tuple[int, int]:
         return _world
     # One number limits a rank's silence and a collective's wait; compilation and checkpoints take longer than 30 s.
     os.environ.setdefault("MS_NODE_TIMEOUT", "600")
+    # The launcher names processes, not ranks, when it says who died: mindglm triage puts the two together.
+    print(f"mindglm: rank {os.environ.get('RANK_ID', '?')} of {os.environ.get('MS_WORKER_NUM', '?')} is process "
+          f"{os.getpid()} on {socket.gethostname()}", file=sys.stderr, flush=True)
     from mindspore import communication
 
-    _await_scheduler()
+    _await_scheduler(float(os.environ.get("MS_TOPO_TIMEOUT", "600")))  # msrun's --cluster_time_out
     communication.init()
     sys.excepthook = _die  # after init, which sets its own
     _world = (communication.get_rank(), communication.get_group_size())
     return _world
 
 
-def _await_scheduler(seconds: float = 600.0) -> None:
+def _await_scheduler(seconds: float) -> None:
     """Wait until the scheduler listens: a worker that asks MindSpore to register too early may loop for 20 to 60 s."""
     address = os.environ["MS_SCHED_HOST"], int(os.environ["MS_SCHED_PORT"])
     end = time.monotonic() + seconds

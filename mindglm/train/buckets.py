@@ -83,6 +83,19 @@ class FlatSpace:
         """This rank's part of a bucket in an owned vector."""
         return slice(bucket.owned_start, bucket.owned_start + bucket.part)
 
+    def owned_ranges(self) -> list[tuple[str, int, int, int]]:
+        """(parameter, its first value, the one after the last, where they lie in an owned vector) of this rank's part;
+        values are counted in the flattened parameter, padding is left out."""
+        found = []
+        for bucket in self.buckets:
+            mine = self.owned_of(bucket)
+            for name in (self.params[i].name for i in bucket.members):
+                begin, end = self.spans[name]
+                start, stop = max(begin, mine.start), min(end, mine.stop)
+                if start < stop:
+                    found.append((name, start - begin, stop - begin, bucket.owned_start + start - mine.start))
+        return found
+
     def take(self, flat: np.ndarray) -> np.ndarray:
         """What this rank owns of a flat vector: a view when it owns everything, else a copy."""
         if self.shards == 1:

@@ -29,9 +29,6 @@ class Ema:
         """{parameter name: whole average}. Collective (optimizer.named)."""
         return self._optimizer.named(self.average)
 
-    def load_state(self, state: dict[str, np.ndarray]) -> None:
-        np.copyto(self.average, self._optimizer.owned(state))
-
     @contextmanager
     def in_place(self):
         """Inside the block the model holds the average; afterwards its own weights again. Collective."""

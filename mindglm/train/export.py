@@ -10,7 +10,8 @@ import shutil
 
 import numpy as np
 
-from mindglm.checkpoint import released, seal
+from mindglm.checkpoint import released, start
+from mindglm.checkpoint.scan import walk
 from mindglm.train.objectives import component_modules
 
 MEASURED_SAMPLES = 256
@@ -23,7 +24,7 @@ def write(recipe, objective, dataset, trained: dict[str, np.ndarray]) -> pathlib
     trained: {released name: array}, the objective's component_tensors of all stages.
     """
     hf_names, config_module = component_modules(recipe.model_type)
-    component, source = hf_names.COMPONENT, recipe.pretrained_model_dir
+    component, source = hf_names.COMPONENT, start.base(recipe.pretrained_model_dir)
     config = recipe.model.model_config
     if hasattr(objective, "finish"):
         count = min(MEASURED_SAMPLES, len(dataset))
@@ -36,8 +37,11 @@ def write(recipe, objective, dataset, trained: dict[str, np.ndarray]) -> pathlib
     if source is not None:
         _copy_rest(pathlib.Path(source), staging, component)
         if released.has_component(source, component):
-            tensors.update(released.read_component_raw(source, component))
             extra = _side_files(pathlib.Path(source) / component)
+    if recipe.pretrained_model_dir is not None:
+        before = start.component(recipe.pretrained_model_dir, component)
+        tensors.update({name: before.read(name) for name in before.header
+                        if name not in hf_names.ALIASES and name not in trained})
     tensors.update(trained)
     order = [name for name in hf_names.tensors(config) if name in tensors]
     assert len(order) == len(tensors), f"not in the component: {sorted(set(tensors) - set(order))[:3]}"
@@ -49,13 +53,11 @@ def write(recipe, objective, dataset, trained: dict[str, np.ndarray]) -> pathlib
 
 def _copy_rest(source: pathlib.Path, target: pathlib.Path, component: str) -> None:
     """Everything of the source folder but the trained component, hidden entries and a seal, which would not fit it."""
-    for entry in sorted(source.iterdir()):
-        if entry.name in (component, seal.NAME) or entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            shutil.copytree(entry, target / entry.name)
-        else:
-            shutil.copy2(entry, target / entry.name)
+    for path in walk(source):  # it refuses links that lead out of the folder
+        top = path.split("/")[0]
+        if top != component and not top.startswith("."):
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / path, target / path)
 
 
 def _side_files(folder: pathlib.Path) -> dict[str, bytes]:

@@ -7,13 +7,15 @@ import time
 
 from mindglm.errors import UserError
 from mindglm.parallel import transport
+from mindglm.train import capsule, precision, samples, state
 from mindglm.train import layout as layouts
-from mindglm.train import precision, samples, state
 from mindglm.train.batches import Batches, validation_batches
 from mindglm.train.ema import Ema
 from mindglm.train.layout import Layout
+from mindglm.train.ledger import RunLedger
 from mindglm.train.metrics import Metrics
 from mindglm.train.optimizer import build as build_optimizer
+from mindglm.train.saver import Saver
 from mindglm.train.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, StopRequests
 from mindglm.train.step import build_step, learning_rates
 from mindglm.train.weights import all_parameters, trained_parameters
@@ -23,45 +25,58 @@ class Trainer:
     """Trains objective.network on `dataset` until recipe.runner_config.stop_step.
 
     recipe: a mindglm.recipe Recipe. recipe_text: the same as YAML, kept in every checkpoint. held_out may be None.
-    Construction resumes from the newest checkpoint of recipe.output_dir, if there is one.
+    Construction resumes from the newest checkpoint of recipe.output_dir, if there is one; fallback: from the one before
+    it where that is damaged.
     """
 
     def __init__(self, recipe, recipe_text: str, objective, dataset, held_out=None, notes: tuple[str, ...] = (),
-                 layout: Layout | None = None):
-        self.recipe, self._text, self.objective = recipe, recipe_text, objective
-        self._layout = layout or layouts.here(recipe.parallel_config)
+                 layout: Layout | None = None, fallback: bool = False):
+        self.recipe, self.recipe_text, self.objective = recipe, recipe_text, objective
+        self.layout = layout or layouts.here(recipe.parallel_config)
         self._held_out = held_out
         runner = recipe.runner_config
         self.output_dir = pathlib.Path(recipe.output_dir)
-        self._checkpoints = self.output_dir / "checkpoint"
         self.leads = transport.rank() == 0
         objective.network.set_train(True)
         self.parameters = all_parameters(objective)
         precision.apply(self.parameters.values(), recipe.precision)
         self.optimizer = build_optimizer(trained_parameters(objective, recipe.model.frozen), recipe.optimizer,
-                                         self._layout, recipe.parallel_config.optimizer_shard)
+                                         self.layout, recipe.parallel_config.optimizer_shard)
         self.ema = Ema(self.optimizer, recipe.ema.decay, recipe.ema.warmup_steps) if recipe.ema.decay > 0 else None
-        self.counters, resumed = state.resume(
-            self._checkpoints, recipe.resume_training, self.parameters, self.optimizer, self.ema, recipe_text)
+        checkpoints = self.output_dir / "checkpoint"
+        resumed = state.resume(checkpoints, recipe, recipe_text, self.parameters, self.optimizer, self.ema, fallback)
+        self.counters, self._saver = resumed.counters, Saver(checkpoints, recipe, recipe_text)
+        self._saver.prepare(self.parameters, self.optimizer, self.ema)
         self._step = build_step(recipe, objective, self.optimizer)
-        self._batches = Batches(objective, dataset, recipe.seed, runner.global_batch_size, recipe.micro_batches,
-                                self._layout)
+        self.batches = Batches(objective, dataset, recipe.seed, runner.global_batch_size, recipe.micro_batches,
+                                self.layout)
         self._rates = learning_rates(recipe, runner.stop_step)
         self.metrics = Metrics(self.output_dir, recipe, self.counters.step, self.leads)
-        for note in (*notes, *resumed, self._description()):
+        self._ledger = RunLedger(self.output_dir, recipe, self.layout, self.parameters, self.counters.step,
+                                 resumed.files, resumed.changes)
+        self._validation = (0, math.nan)  # the last one: step and loss
+        self._say([*notes, *resumed.notes, *self._ledger.notes, self._description()])
+
+    def _say(self, notes: list[str]) -> None:
+        for note in notes:
             self.metrics.say(note)
 
     def _description(self) -> str:
-        space, layout = self.optimizer.space, self._layout
+        space, layout = self.optimizer.space, self.layout
         owned = f", {space.owned_size:,} elements of optimizer state a rank (ZeRO-1)" if space.shards > 1 else ""
         held = f" of stage {layout.stage + 1} of {layout.stages}" if layout.stages > 1 else ""
         return (f"{self.optimizer.size:,} trained parameters in {len(self.optimizer.params)} tensors{held}{owned}, "
                 f"{transport.world()} process(es)")
 
     def fit(self) -> None:
-        """Train to the end. SystemExit(143 | 130) after saving when a signal asked to stop."""
+        """Train to the end. SystemExit(143 | 130) after saving when a signal asked to stop.
+
+        UserError when the last checkpoint cannot be written.
+        """
         stop = self.recipe.runner_config.stop_step
-        try:
+        with contextlib.ExitStack() as last:  # each is closed, whatever befalls the others
+            for part in (self.metrics, self._ledger, self.batches, self._saver):
+                last.callback(part.close)
             with StopRequests() as requests:
                 while self.counters.step < stop:
                     result = self._one_step(self._rates[self.counters.step], requests)
@@ -70,16 +85,17 @@ class Trainer:
                         terminated, interrupted = requests.flags
                     if terminated or interrupted:
                         self._leave(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED)
-            self._save()
-        finally:
-            self._batches.close()
-            self.metrics.close()
+            self._save(last=True)
+            if self._saver.failure:
+                raise UserError(f"{self._saver.failure}. The steps since then are lost unless it can be written: make "
+                                "room and start the same command again")
 
     def _one_step(self, lr: float, requests: StopRequests):
         """One optimizer step and whatever is due after it."""
         runner, counters = self.recipe.runner_config, self.counters
+        self._say(self._saver.poll())
         start = time.perf_counter()
-        micro_batches = self._batches.take(counters.step, last=counters.step + 1 == runner.stop_step)
+        micro_batches, witness = self.batches.take(counters.step, last=counters.step + 1 == runner.stop_step)
         waited = time.perf_counter() - start
         result = self._step(micro_batches, lr, counters.updates + 1, requests)
         counters.step += 1
@@ -96,8 +112,10 @@ class Trainer:
         self.metrics.step({
             "step": counters.step, "loss": result.loss, "grad_norm": result.grad_norm, "lr": float(lr),
             "samples": counters.step * runner.global_batch_size, "seconds": {"data": waited, **result.seconds},
-            "skipped": counters.skipped, **extra})
-        self._check_skipped(result)
+            "skipped": counters.skipped, **self.batches.size(counters.step - 1), **extra})
+        for fault in self._ledger.step(counters.step, witness, result, lr):
+            self.metrics.say(fault)
+        self._check_skipped(result, lr, micro_batches, witness)
         self._due()
         return result
 
@@ -110,26 +128,27 @@ class Trainer:
         self.optimizer.absorb()
         return info
 
-    def _check_skipped(self, result) -> None:
+    def _check_skipped(self, result, lr: float, micro_batches, witness) -> None:
         limit = self.recipe.runner_wrapper.max_skipped_steps
         if self.counters.skipped_in_row > limit:
+            kept = capsule.write(self, result, lr, micro_batches, witness, self._ledger.checkpoint_files())
             raise UserError(
                 f"step {self.counters.step}: loss {result.loss} and gradient norm {result.grad_norm} are not finite "
                 f"for {self.counters.skipped_in_row} steps in a row (runner_wrapper.max_skipped_steps is {limit}). The "
-                "weights did not change in them; lower lr_schedule.learning_rate or look into the data, and start "
-                "again from the newest checkpoint")
+                f"weights did not change in them. {kept}. The same command goes on from the newest checkpoint")
 
     def _due(self) -> None:
         """Validation, pictures and checkpoints that this step asks for."""
         step, recipe = self.counters.step, self.recipe
         if self._held_out is not None and _every(step, recipe.validation.eval_step_interval):
-            self.metrics.validation(step, self.validate())
+            self._validation = step, self.validate()
+            self.metrics.validation(*self._validation)
         if _every(step, recipe.monitor_config.sample_step_interval):
             with self.exported_weights():  # by all ranks, as each may hold a part of the average
-                pixels = samples.picture(self.objective, recipe, self._held_out) if self.leads else None
-            if pixels is not None:
-                path = samples.write(self.output_dir / "samples" / f"step_{step:06d}.png", pixels)
-                self.metrics.picture(step, path, pixels)
+                draws = self.layout.data_index == 0  # with the other stages of its pipeline
+                pixels = samples.picture(self.objective, recipe, self._held_out, self._step.predict) if draws else None
+            if pixels is not None and self.leads:
+                self.metrics.picture(step, self.output_dir / "samples" / f"step_{step:06d}.png", pixels)
         if _every(step, recipe.checkpoint.save_checkpoint_steps):
             self._save()
 
@@ -140,7 +159,7 @@ class Trainer:
     def validate(self) -> float:
         """Loss of the exported weights on held-out samples, under draws that are the same at every step."""
         batches = validation_batches(self.objective, self._held_out, self.recipe.seed,
-                                     self.recipe.validation.eval_samples, self._batches.micro_size, self._layout)
+                                     self.recipe.validation.eval_samples, self.batches.micro_size, self.layout)
         with self.exported_weights():
             sums = [transport.sum_scalar(number) for number in self._step.evaluate(batches)]
         return sums[0] / sums[1] if sums[1] > 0 else math.nan
@@ -148,15 +167,22 @@ class Trainer:
     def component_tensors(self) -> dict:
         """What the weights now held give for an export, on rank 0: {released name: array}. Called by all ranks."""
         here = {name: tensor.float().asnumpy() for name, tensor in self.objective.component_tensors().items()}
-        return state.joined(here, self._layout)
+        return state.joined(here, self.layout)
 
-    def _save(self) -> None:
-        state.save(self._checkpoints, self.counters, self.parameters, self.optimizer, self.ema, self.recipe, self._text)
+    def _save(self, last: bool = False) -> None:
+        """The checkpoint of this step. last: no step follows, so it is waited for."""
+        step, loss = self._validation
+        extra = {"validation_loss": loss if step == self.counters.step and math.isfinite(loss) else None}
+        self._say(self._saver.save(self.counters, self.parameters, self.optimizer, self.ema,
+                                   self._ledger.checkpoint_files(), extra))
+        if last:
+            self._say(self._saver.finish())
 
     def _leave(self, code: int) -> None:
-        self._save()
-        self.metrics.say(f"stopped by a signal after step {self.counters.step}; the checkpoint is written, start the "
-                         "same command again to go on")
+        self._save(last=True)
+        kept = self._saver.failure or "the checkpoint is written"
+        self.metrics.say(f"stopped by a signal after step {self.counters.step}; {kept}; start the same command again "
+                         "to go on")
         transport.finish()
         raise SystemExit(code)
 

@@ -1,7 +1,7 @@
 """What a run tells while it runs: metrics.jsonl, TensorBoard, a progress bar, and the log lines mindformers users grep.
 
-Only rank 0 writes. A resumed run first drops the lines of steps that its checkpoint does not have, so that the ledger
-reads as if the run had never stopped.
+Only rank 0 writes. A resumed run first drops the lines of steps that its checkpoint does not have, so that the file
+reads as if the run had never stopped. A full disk stops none of this: lines wait in memory until they can be written.
 """
 
 import json
@@ -12,7 +12,9 @@ import sys
 
 from tqdm import tqdm
 
-from mindglm.checkpoint.tensors import write_text
+from mindglm.checkpoint.disk import write_text
+from mindglm.ledger.chain import Appender
+from mindglm.train import samples
 
 
 class Metrics:
@@ -29,9 +31,9 @@ class Metrics:
         self._logger = _logger(output_dir / "log" / "train.log")
         self._board = None
         if recipe.monitor_config.tensorboard:
-            from tensorboardX import SummaryWriter
+            from mindglm.train.board import Board
 
-            self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1)
+            self._board = Board(output_dir / "tensorboard", first_step)
         self._bar = tqdm(total=self._stop, initial=first_step, unit="step", dynamic_ncols=True,
                          mininterval=0.5 if sys.stderr.isatty() else 10.0)
 
@@ -57,8 +59,9 @@ class Metrics:
                           line["loss"], int(seconds * 1000), line["lr"], overflow, line["grad_norm"])
         if self._board:
             for name in ("loss", "grad_norm", "lr"):
-                self._board.add_scalar(f"train/{name}", line[name], step)
-            self._board.add_scalar("train/seconds", seconds, step)
+                self._board.scalar(f"train/{name}", line[name], step)
+            self._board.scalar("train/seconds", seconds, step)
+            self._keep_board()
 
     def validation(self, step: int, loss: float) -> None:
         """The held-out loss after `step`."""
@@ -67,16 +70,31 @@ class Metrics:
         self._write({"step": step, "validation_loss": loss})
         self.say(f"step {step}: validation loss {loss:.4f}")
         if self._board:
-            self._board.add_scalar("validation/loss", loss, step)
+            self._board.scalar("validation/loss", loss, step)
 
     def picture(self, step: int, path: pathlib.Path, pixels) -> None:
-        """A sample picture that was written to `path`; pixels: (H, W, 3) uint8."""
-        if self._writes and self._board:
-            self._board.add_image("samples", pixels, step, dataformats="HWC")
+        """A sample picture, uint8 (H, W, 3), as PNG to `path` and to TensorBoard."""
+        if not self._writes:
+            return
+        try:
+            samples.write(path, pixels)
+        except OSError as error:
+            self.say(f"{path} cannot be written ({error})")
+        if self._board:
+            self._board.image("samples", pixels, step)
+
+    def _keep_board(self) -> None:
+        """Go on without TensorBoard once its file could not be written."""
+        if self._board.error is not None:
+            self.say(f"TensorBoard's events end here, they cannot be written ({self._board.error})")
+            self._board.close()
+            self._board = None
 
     def _write(self, line: dict) -> None:
+        failed = self._file.error is not None
         self._file.write(json.dumps(_plain(line)) + "\n")
-        self._file.flush()
+        if self._file.error is not None and not failed:
+            self.say(f"metrics.jsonl cannot be written ({self._file.error}); its lines wait in memory")
 
     def close(self) -> None:
         """Flush everything."""
@@ -100,7 +118,7 @@ def _plain(value):
 
 
 def _reopen(path: pathlib.Path, first_step: int):
-    """The ledger opened for appending, without lines of later steps and without a line cut by a kill."""
+    """The file opened for appending, without lines of later steps and without a line cut by a kill."""
     if path.exists():
         kept = []
         for text in path.read_text(encoding="utf-8").splitlines():
@@ -111,7 +129,7 @@ def _reopen(path: pathlib.Path, first_step: int):
             if step <= first_step:
                 kept.append(text + "\n")
         write_text(path, "".join(kept))
-    return open(path, "a", encoding="utf-8")
+    return Appender(path)
 
 
 def _logger(path: pathlib.Path) -> logging.Logger:

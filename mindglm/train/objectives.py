@@ -2,6 +2,7 @@
 
 import pathlib
 
+from mindglm.checkpoint import start
 from mindglm.checkpoint.released import read_json
 
 
@@ -19,7 +20,7 @@ def build(recipe, parts=None):
         from mindglm.objectives.flow_matching import FlowMatching
 
         return FlowMatching(recipe.model.model_config, recipe.objective, recipe.seed,
-                            _scheduler(recipe.pretrained_model_dir), parts)
+                            _scheduler(start.base(recipe.pretrained_model_dir)), parts)
     elif kind == "vae_reconstruction":
         from mindglm.objectives.vae_reconstruction import VaeReconstruction as Objective
     elif kind == "vq_reconstruction":

@@ -8,6 +8,7 @@ from mindglm.parallel import transport
 from mindglm.parallel.mesh import Mesh
 from mindglm.parallel.pipeline import Executor
 from mindglm.plan import cuts, schedules
+from mindglm.train.batches import members_of
 from mindglm.train.layout import Layout
 
 
@@ -34,14 +35,17 @@ def table(recipe, layout: Layout, dataset) -> str:
 def _ranges(recipe, layout: Layout, dataset) -> tuple[tuple[int, int], ...]:
     """The units of every stage, in the order of the model.
 
-    Balanced by the forward FLOPs of the dataset's first sample, or cut by parallel_config.pipeline_cuts.
+    Balanced by the forward FLOPs of the dataset's first sample (of each size, weighed by how many have it), or cut by
+    parallel_config.pipeline_cuts.
     """
     section, config = recipe.parallel_config, recipe.model.model_config
     stages = _stages_module(recipe.model_type)
     count = layout.stages * section.pipeline_chunks
     if section.pipeline_cuts:
         return cuts.explicit(section.pipeline_cuts, len(stages.unit_names(config)), count)
-    return cuts.balanced(stages.unit_flops(config, *_lengths(recipe.model_type, config, dataset[0])), count)
+    of_sizes = [[len(own) * flops for flops in stages.unit_flops(config, *_lengths(recipe, dataset[int(own[0])]))]
+                for own in members_of(dataset)]
+    return cuts.balanced([sum(flops) for flops in zip(*of_sizes)], count)
 
 
 def executor(recipe, objective, layout: Layout) -> Executor:
@@ -61,12 +65,13 @@ def _stages_module(model_type: str):
     return stages
 
 
-def _lengths(model_type: str, config, sample: dict) -> tuple[int, ...]:
+def _lengths(recipe, sample: dict) -> tuple[int, ...]:
     """The sizes that the FLOPs of a unit depend on."""
-    if model_type == "ArGenerator":
-        return (len(sample["prompt_ids"]) + sample["preview_codes"].size + sample["large_codes"].size,)
+    if recipe.model_type == "ArGenerator":
+        preview = sample["preview_codes"].size if recipe.objective.progressive else 0
+        return (len(sample["prompt_ids"]) + preview + sample["large_codes"].size,)
     _, height, width = sample["latents"].shape
-    return height * width // config.patch_size**2, len(sample["glyph"])
+    return height * width // recipe.model.model_config.patch_size**2, len(sample["glyph"])
 
 
 def _recomputed(section, units: int) -> frozenset[int]:

@@ -56,6 +56,7 @@ def shrunk(recipe, cuts: tuple[int, ...], args: argparse.Namespace):
         lr_schedule=replace(recipe.lr_schedule, total_steps=-1, warmup_steps=0),
         model=replace(recipe.model, model_config=shrunk_model(recipe.model.model_config, recipe.model_type)),
         validation=replace(recipe.validation, eval_step_interval=0),
+        checkpoint=replace(recipe.checkpoint, keep_best_max=0), train_dataset=type(recipe.train_dataset)(),
         monitor_config=replace(recipe.monitor_config, tensorboard=False, sample_step_interval=0))
 
 
@@ -79,7 +80,8 @@ class Samples:
                     "target_size": np.array([128, 128]), "crop": np.zeros(2, int)}
         text = config.text_config
         words = rng.integers(text.vision_vocab_size, text.vocab_size, size=4 + i % 9)
-        prompt = np.append(words, config.image_start_token_id).astype(np.int32)
+        closes = words[-1]  # a prompt ends in two grids, each closed by the same id
+        prompt = np.append(words, [words[0], closes, config.image_start_token_id]).astype(np.int32)
         large, preview = (rng.integers(config.num_codes, size=(4, 4)).astype(np.int32) for _ in range(2))
         return {"id": str(i), "index": i, "prompt_ids": prompt, "empty_prompt_ids": prompt[-1:],
                 "large_codes": large, "preview_codes": preview}
@@ -119,7 +121,8 @@ def lengths(recipe, height: int, width: int) -> tuple[int, int]:
     from mindglm.models.ar_generator.processor import target_grids
 
     (rows, columns), (preview_rows, preview_columns) = target_grids(height, width)
-    return rows * columns + preview_rows * preview_columns, PROMPT_TOKENS
+    preview = preview_rows * preview_columns if recipe.objective.progressive else 0
+    return rows * columns + preview, PROMPT_TOKENS
 
 
 def message_elements(config, model_type: str, image_tokens: int, text_tokens: int) -> int:
@@ -145,7 +148,7 @@ class Watch:
 
         self.sends: list[tuple[str, int, int]] = []  # F or B, peer, elements
         self.kept = 0
-        send, forward = transport_peers.Peers.send, pipeline._Run._forward
+        send, forward = transport_peers.Peers.send, pipeline._Run.forward
 
         def noted_send(peers, tensors, peer, tag):
             kind = "F" if tag.startswith("activations") else "B"
@@ -154,9 +157,9 @@ class Watch:
 
         def noted_forward(run, action):
             forward(run, action)
-            self.kept = max(self.kept, len(run._flights))
+            self.kept = max(self.kept, len(run.flights))
 
-        transport_peers.Peers.send, pipeline._Run._forward = noted_send, noted_forward
+        transport_peers.Peers.send, pipeline._Run.forward = noted_send, noted_forward
 
 
 def run(recipe, args: argparse.Namespace) -> None:
@@ -324,11 +327,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data-parallel", type=int, choices=[1, 2], default=1, help="pipeline columns to run")
     add("--steps", type=int, default=2, metavar="N")
     add("--micro-batches", type=int, metavar="N", help="default: the recipe's, but at most twice its stages")
-    add("--height", type=int, default=1024, help="of the full-size samples that stages are balanced for")
-    add("--width", type=int, default=1024)
+    add("--height", type=int, help="of the full-size samples that stages are balanced for, pixels; default: of the "
+        "largest of train_dataset.buckets, else 1024")
+    add("--width", type=int)
     add("--output", default="output/rehearsal", metavar="DIR", help="made anew")
     add("--prepare", action="store_true", help=argparse.SUPPRESS)  # check, empty the folder, print how many processes
     return parser
+
+
+def set_size(recipe, args: argparse.Namespace) -> None:
+    """Fill in the height and width that were not given."""
+    height, width = max(recipe.train_dataset.sizes, key=lambda size: size[0] * size[1], default=(1024, 1024))
+    args.height, args.width = args.height or height, args.width or width
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -345,6 +355,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"{args.recipe} has parallel_config.pipeline_stage {section.pipeline_stage}: there is no "
                             "pipeline to rehearse; set it to 2 or more, for instance by pipeline_stage=8 behind it")
         args.micro_batches = args.micro_batches or min(recipe.micro_batches, 2 * section.pipeline_stage)
+        set_size(recipe, args)
         if args.prepare:
             if (pathlib.Path(args.output) / "metrics.jsonl").exists():
                 shutil.rmtree(args.output)

@@ -31,6 +31,8 @@ class StepResult:
     terminated: bool
     interrupted: bool
     seconds: dict[str, float]
+    gradients: list[Tensor] | None = None
+    """Of a step that was not applied: this rank's part of each bucket of the gradient sum. None: it was applied."""
 
 
 class TrainStep:
@@ -62,11 +64,16 @@ class TrainStep:
             self._optimizer.apply(grads, clip / weight_sum, lr, updates)
         done = time.perf_counter()
         seconds = {"forward_backward": computed - start, "reduce": reduced - computed, "optimizer": done - reduced}
-        return StepResult(loss, norm, applied, terminated > 0, interrupted > 0, seconds)
+        return StepResult(loss, norm, applied, terminated > 0, interrupted > 0, seconds,
+                          None if applied else grads)
 
     def evaluate(self, batches) -> tuple[float, float]:
         """(loss_sum, weight_sum) of this rank's batches, without gradients; zeros on a rank that does not know them."""
         return self._work.evaluate(batches)
+
+    def predict(self, batch, read) -> np.ndarray:
+        """read(what the model makes of a batch); called by all ranks of a pipeline, of which each gets it."""
+        return self._work.predict(batch, read)
 
 
 def build_step(recipe, objective, optimizer) -> TrainStep:

@@ -1,10 +1,14 @@
 """Which parameters train, and what they start from."""
 
-import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
+import numpy as np
 from mindspore import Parameter, Tensor
 
-from mindglm.checkpoint.released import WEIGHT_STEM, component_header, has_component, read_component
+from mindglm.checkpoint import start
+from mindglm.checkpoint.released import WEIGHT_STEM
+from mindglm.checkpoint.tensors import to_float32
 from mindglm.errors import UserError
 
 LISTED = 8
@@ -39,21 +43,28 @@ def trained_parameters(objective, frozen: tuple[str, ...]) -> list[Parameter]:
     return trained
 
 
-def load_start(objective, model_dir: str | None, fresh: tuple[str, ...], component: str, shapes: dict) -> str:
-    """Set the model's Parameters from the released-layout folder; returns a sentence on what was done.
+def load_start(objective, model_dir: str | None, fresh: tuple[str, ...], component: str, shapes: dict,
+               aliases: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Set the model's Parameters from what pretrained_model_dir names (checkpoint/start.py); returns a sentence.
 
-    shapes: {name: shape} of the whole component by the recipe's model_config. Tensors may be missing under a `fresh`
-    prefix only; a folder without the component at all leaves the random start. Raises one UserError that lists all
-    tensors that are missing, unexpected or of another shape.
+    A pipeline stage reads the tensors it holds and no other; one tensor at a time is in memory besides the Parameters.
+
+    shapes: {name: shape} of the whole component by the recipe's model_config. aliases: names under which a file may
+    hold a tensor a second time, or instead. Tensors may be missing under a `fresh` prefix only; a folder without the
+    component at all leaves the random start. Raises one UserError that lists all tensors that are missing, unexpected
+    or of another shape.
     """
     if model_dir is None:
         return f"'{component}' starts from random weights"
-    if not any(has_component(model_dir, name) for name in WEIGHT_STEM):
+    if not start.holds_any(model_dir):
         raise UserError(f"pretrained_model_dir: {model_dir} holds no component; expected a folder in the released "
-                        f"GLM-Image layout with some of {sorted(WEIGHT_STEM)}")
-    if not has_component(model_dir, component):
+                        f"GLM-Image layout with some of {sorted(WEIGHT_STEM)}, or a training run with checkpoints")
+    found = start.component(model_dir, component)
+    header = found.header
+    if not header:
         return f"{model_dir} has no '{component}': it starts from random weights"
-    header = component_header(model_dir, component)
+    stored = {aliases.get(name, name): name for name in sorted(header, key=lambda name: name not in aliases)}
+    header = {ours: header[name] for ours, name in stored.items()}
     parameters = {parameter.name: parameter for parameter in objective.model.get_parameters()}
     missing = [name for name in parameters if name not in header and not name.startswith(tuple(fresh))]
     unexpected = [name for name in header if name not in shapes]
@@ -63,11 +74,11 @@ def load_start(objective, model_dir: str | None, fresh: tuple[str, ...], compone
         faults = [f"{len(names)} {what}: {'; '.join(names[:LISTED])}{' ...' if len(names) > LISTED else ''}"
                   for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing))
                   if names]
-        raise UserError(f"pretrained_model_dir: {pathlib.Path(model_dir) / component} is the checkpoint of another "
+        raise UserError(f"pretrained_model_dir: {start.place(model_dir, component)} is the checkpoint of another "
                         f"model than model.model_config describes. Tensors {', '.join(faults)}. Mend "
                         "model.model_config or pretrained_model_dir; a part that shall start from random is named in "
                         "model.fresh.")
     wanted = [name for name in parameters if name in header]
-    for name, values in read_component(model_dir, component, wanted).items():
-        parameters[name].set_data(Tensor(values))
+    for name in wanted:
+        parameters[name].set_data(Tensor(np.array(to_float32(found.read(stored[name])))))
     return f"{len(wanted)} of {len(parameters)} tensors of '{component}' come from {model_dir}"

@@ -22,7 +22,7 @@ class LocalWork:
         self._network, self._params, self._overlaps = network, params, overlaps and not compiled
         self._gradients = gradient_function(network, params, compiled)
         self._compiled_loss = ms.jit(self._loss) if compiled else self._loss
-        self._shapes = None
+        self._shapes: set[tuple] = set()  # of the micro-batches trained on; pictures of several sizes give several
 
     def __call__(self, micro_batches, sums) -> list[tuple[float, float]]:
         pairs = []
@@ -34,7 +34,7 @@ class LocalWork:
             pairs.append((loss_sum, weight_sum))
             for number, grad in enumerate(grads):
                 sums.add(number, grad, i, last)
-        self._shapes = [array.shape for array in micro_batches[-1]]
+        self._shapes.update(map(_shapes, micro_batches))
         return [(float(loss.asnumpy()), float(weight.asnumpy())) for loss, weight in pairs]
 
     def _hooked(self, tensors, sums, micro_batch: int):
@@ -52,11 +52,15 @@ class LocalWork:
         """(loss_sum, weight_sum) of batches, without gradients."""
         totals = [0.0, 0.0]
         for batch in batches:
-            # A batch of another shape than training's, the odd rest of a split, is not worth a compilation.
-            usual = [array.shape for array in batch] == self._shapes
-            pair = (self._compiled_loss if usual else self._loss)(*(Tensor(array) for array in batch))
+            # A batch of a shape that training never had, the odd rest of a split, is not worth a compilation.
+            loss = self._compiled_loss if _shapes(batch) in self._shapes else self._loss
+            pair = loss(*(Tensor(array) for array in batch))
             totals = [total + float(number.asnumpy()) for total, number in zip(totals, pair)]
         return totals[0], totals[1]
+
+    def predict(self, batch, read):
+        """read(output of the model) of a batch, as an array."""
+        return read(self._network.predict(*(Tensor(array) for array in batch)))
 
     def _loss(self, *batch):
         return self._network(*batch)
@@ -85,6 +89,14 @@ class PipelineWork:
     def evaluate(self, batches) -> tuple[float, float]:
         """As LocalWork.evaluate."""
         return self._executor.evaluate(list(batches))
+
+    def predict(self, batch, read):
+        """As LocalWork.predict, on every rank of the pipeline; all of them call it."""
+        return self._executor.predict(batch, read)
+
+
+def _shapes(batch) -> tuple:
+    return tuple(array.shape for array in batch)
 
 
 def gradient_function(network, params, compiled: bool):

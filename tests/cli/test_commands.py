@@ -27,8 +27,9 @@ def test_train_loads_the_recipe_with_overrides(tmp_path, monkeypatch):
     path.write_text(recipe_text())
     calls = spy(monkeypatch, trainer, "run")
     assert cli.main(["train", str(path), "runner_config.stop_step=7", "seed=3"]) == 0
-    (loaded,) = calls[0].values()
+    loaded, fallback = calls[0].values()
     assert (loaded.runner_config.stop_step, loaded.seed, loaded.trainer.type) == (7, 3, "ar_next_token")
+    assert fallback is False and cli.main(["train", str(path), "--fallback"]) == 0 and calls[1]["fallback"] is True
 
 
 def test_train_refuses_before_anything_starts(tmp_path, monkeypatch, capsys):
@@ -51,7 +52,7 @@ def test_the_scheduler_process_never_comes_to_the_trainer(tmp_path, monkeypatch)
     path.write_text(recipe_text())
     order = []
     monkeypatch.setattr(transport, "exit_if_scheduler", lambda: order.append("scheduler"))
-    monkeypatch.setattr(trainer, "run", lambda recipe: order.append("train"))
+    monkeypatch.setattr(trainer, "run", lambda recipe, fallback: order.append("train"))
     assert cli.main(["train", str(path)]) == 0
     assert order == ["scheduler", "train"]
 
@@ -75,12 +76,27 @@ def test_prepare(monkeypatch):
         "96",
     ]
     assert cli.main(["prepare", *given]) == 0
-    expected = dict(images="i", captions="c.jsonl", model_dir="m", output="o", height=128, width=96)
+    expected = dict(images="i", captions="c.jsonl", model_dir="m", output="o", sizes=[(128, 96)])
     assert calls[0] == {**expected, "held_out": 0.05, "pixels_only": False, "shard_size": 256}
     given = ["--images", "i", "--output", "o", "--height", "32", "--width", "32", "--held-out", "0", "--pixels-only"]
     assert cli.main(["prepare", *given, "--shard-size", "8"]) == 0
-    expected = dict(images="i", captions=None, model_dir=None, output="o", height=32, width=32)
+    expected = dict(images="i", captions=None, model_dir=None, output="o", sizes=[(32, 32)])
     assert calls[1] == {**expected, "held_out": 0.0, "pixels_only": True, "shard_size": 8}
+    assert cli.main("prepare --images i --output o --bucket 96x128 --bucket 64x64".split()) == 0
+    assert calls[2]["sizes"] == [(128, 96), (64, 64)], "(height, width) from WIDTHxHEIGHT"
+
+
+@pytest.mark.parametrize("sizes, told", [
+    ("", "no size was given; expected --height and --width, or --bucket"),
+    ("--height 32", "no size was given"),
+    ("--bucket 32x32 --width 32", "--bucket and --height or --width were given"),
+    ("--bucket 32", "given '32', expected WIDTHxHEIGHT in pixels, for instance 768x1344")])
+def test_prepare_wants_one_size_or_buckets(sizes, told, capsys):
+    try:
+        code = cli.main(f"prepare --images i --output o {sizes}".split())
+    except SystemExit as end:
+        code = end.code
+    assert code == 2 and told in capsys.readouterr().err
 
 
 def test_generate(monkeypatch):

@@ -57,10 +57,10 @@ def test_help_names_every_command(capsys):
     told = capsys.readouterr().out
     for name in ("prepare", "train", "generate", "recipe", "evaluate", "plan", "doctor", "triage", "audit"):
         assert f"\n    {name} " in told
-    assert told.count("not yet: ") == 5
+    assert told.count("not yet: ") == len(cli.NOT_YET)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "plan", "doctor", "triage", "audit"])
+@pytest.mark.parametrize("command", list(cli.NOT_YET))
 def test_commands_to_come_say_so(command, capsys):
     assert cli.main([command, "anything", "--model", "x"]) == 2
     told = capsys.readouterr().err

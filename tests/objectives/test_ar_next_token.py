@@ -11,6 +11,8 @@ from mindglm.checkpoint.released import component_config
 from mindglm.errors import UserError
 from mindglm.models.ar_generator import hf_names
 from mindglm.models.ar_generator.config import from_hf
+from mindglm.models.ar_generator.positions import training_positions
+from mindglm.models.ar_generator.processor import Processor
 from mindglm.objectives.ar_next_token import IGNORE, ArNextToken
 from tests.golden import REPO, fixture, load, rel_error
 
@@ -21,7 +23,8 @@ PROMPT = 20
 
 
 def options(**changes):
-    return SimpleNamespace(**{"preview_weight": 2.0, "pad_to_multiple": 16, "prompt_dropout": 0.0, **changes})
+    return SimpleNamespace(**{"preview_weight": 2.0, "pad_to_multiple": 16, "prompt_dropout": 0.0, "progressive": True,
+                              **changes})
 
 
 def build(**changes):
@@ -135,3 +138,20 @@ def test_data_of_another_model_is_refused(objective, data):
 def test_exports_the_decoder(objective):
     exported = {name: tensor.shape for name, tensor in objective.component_tensors().items()}
     assert exported == hf_names.language_tensors(CONFIG)
+
+
+def test_without_progressive_the_large_codes_follow_a_prompt_of_one_grid(data):
+    """The authors' first stage: raster order. The prompt is then the one that image to image uses, with one grid."""
+    processor = Processor.from_pretrained(REPO)
+    one = {**sample(data), "prompt_ids": np.array(processor.prompt_ids('a "cat"', 128, 96))}
+    one_grid = processor.tokenizer.encode(
+        processor.prompt_text('a "cat"', 128, 96, [(1, 1)]).partition(processor.image_end)[2]).ids
+    raster = build(progressive=False)
+    ids, positions, labels, weights = raster.row(one, one["prompt_ids"])
+    large = one["large_codes"].reshape(-1)
+    assert ids.tolist() == [*one_grid, *large]
+    assert labels[len(one_grid) - 1:].tolist() == [*large, CONFIG.image_end_token_id]
+    assert np.array_equal(positions, training_positions(len(one_grid), [(4, 3)]))
+    assert weights.tolist() == [0.0] * (len(one_grid) - 1) + [1.0] * (len(large) + 1)
+    with pytest.raises(UserError, match="sample cat: its prompt does not end in two grids"):
+        raster.row(one, np.array([200, 201, START]))

@@ -3,7 +3,7 @@
 import numpy as np
 from mindspore import Tensor
 
-from mindglm.parallel import transport
+from mindglm.parallel import collect, transport
 from mindglm.parallel.mesh import Mesh
 from mindglm.parallel.transport_peers import Peers
 
@@ -22,6 +22,8 @@ def check_all() -> None:
             assert transport.group(ranks) is group and group.ranks[group.index] == rank
             check_collectives(group)
             check_objects(group)
+            check_collected(group)
+    check_collected(None)
     check_peers()
 
 
@@ -50,6 +52,22 @@ def check_objects(group) -> None:
     found = transport.gather_objects({"rank": transport.rank(), "text": "\u00e9" * (1 + 50 * transport.rank())}, group)
     assert [(one["rank"], len(one["text"])) for one in found] == [(rank, 1 + 50 * rank) for rank in ranks]
     assert transport.broadcast_object([transport.rank()], group) == [ranks[0]]
+
+
+def check_collected(group) -> None:
+    """Arrays of all sizes and shapes, in messages of at most three numbers, come to the first rank whole."""
+    ranks = group.ranks if group else tuple(range(transport.world()))
+
+    def held(rank):
+        return {f"{rank}.{size}": np.arange(rank, rank + size, dtype=np.float32).reshape(shape)
+                for size, shape in ((7, (7,)), (6, (2, 3)), (1, ()), (0, (0, 2)))}
+
+    whole = collect.on_first(held(transport.rank()), group, piece=3)
+    expected = [held(transport.rank())] if transport.rank() != ranks[0] else [held(rank) for rank in ranks]
+    expected = {name: array for part in expected for name, array in part.items()}
+    assert list(whole) == list(expected)
+    for name, array in expected.items():
+        assert whole[name].shape == array.shape and (whole[name] == array).all(), name
 
 
 def check_peers() -> None:

@@ -1,8 +1,8 @@
-"""One rank of tests/parallel/test_same_run*.py: trains tiny models in layouts, one after the other.
+"""One rank of tests/parallel/test_same_run.py: trains tiny models in layouts, one after the other.
 
 A case is a dict: task (ar | dit), and optionally dp, pp, zero, strict, schedule, chunks, recompute, ema, reduce, micro,
-steps, save, until (drop the run after that step, as a kill would) and folder. Runs write to <folder>/<name of the
-case>; every case of a call needs the same number of processes.
+layers, steps, save, until (drop the run after that step, as a kill would) and folder. Runs write to <folder>/<name of
+the case>; every case of a call needs the same number of processes.
 """
 
 import contextlib
@@ -50,16 +50,16 @@ class Samples:
                 "crop": np.zeros(2, np.float32)}
 
 
-def structure(task: str):
-    """(model_config, objective options, trainer section); four layers."""
+def structure(task: str, layers: int):
+    """(model_config, objective options, trainer section)."""
     from mindglm.recipe import models, schema
 
     if task == "ar":
-        config = models.ArGeneratorConfig(
-            models.TextConfig(40, 20, 32, 48, 4, 4, 2, mrope_section=(1, 1, 0)), models.VisionConfig(1, 16, 2, 32, 64),
-            models.VQConfig(16, 8, 16), 16, 17, 38, 39)
+        text = models.TextConfig(40, 20, 32, 48, layers, 4, 2, mrope_section=(1, 1, 0))
+        config = models.ArGeneratorConfig(text, models.VisionConfig(1, 16, 2, 32, 64), models.VQConfig(16, 8, 16), 16,
+                                          17, 38, 39)
         return config, schema.ArNextTokenOptions(pad_to_multiple=4), schema.TrainerSection("ar_next_token", "tiny")
-    config = models.DiTConfig(4, 2, 16, 4, 4, 12, 16, 8, 16)
+    config = models.DiTConfig(layers, 2, 16, 4, 4, 12, 16, 8, 16)
     return config, schema.FlowMatchingOptions(glyph_pad_to=4), schema.TrainerSection("flow_matching", "tiny")
 
 
@@ -69,7 +69,7 @@ def recipe_of(case: dict, folder: Path):
 
     dp, pp = case.get("dp", 1), case.get("pp", 1)
     micro_batches = BATCH // (dp * case.get("micro", MICRO))
-    config, options, trainer = structure(case["task"])
+    config, options, trainer = structure(case["task"], case.get("layers", 4))
     return fake.make_recipe(
         folder / name_of(case), steps=case.get("steps", STEPS), batch=BATCH, save=case.get("save", 1000),
         accumulation=1 if pp > 1 else micro_batches, ema=case.get("ema", 0.0), trainer=trainer,
@@ -80,6 +80,7 @@ def recipe_of(case: dict, folder: Path):
             pipeline_chunks=case.get("chunks", 1)),
         recompute_config=schema.RecomputeSection(case.get("recompute", False)),
         precision=schema.PrecisionSection(reduce_dtype=case.get("reduce", "float32")),
+        monitor_config=schema.MonitorSection(tensorboard=False, weights_hash_interval=case.get("hash", 100)),
         strict_numerics=case.get("strict", False), model=schema.ModelSection(config), objective=options,
         validation=schema.ValidationSection(eval_step_interval=case.get("steps", STEPS) // 2, eval_samples=5))
 

@@ -47,35 +47,44 @@ def test_three_layouts_and_a_run_that_moves_between_them(tmp_path):
         close(one, runs.outcome(case, tmp_path), runs.name_of(case))
 
 
-def matrix(task, world):
-    """All layouts, schedules and ZeRO-1 settings of line 6 for a number of processes."""
-    layouts = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 4: [(4, 1), (1, 4), (2, 2)]}[world]
-    found = []
-    for dp, pp in layouts:
-        for zero in (False, True):
-            for schedule, chunks in (("1f1b", 1), ("gpipe", 1), ("interleaved", 2)) if pp == 2 else \
-                    (("1f1b", 1), ("gpipe", 1)) if pp > 1 else (("1f1b", 1),):
-                found.append({"task": task, "dp": dp, "pp": pp, "zero": zero, "schedule": schedule, "chunks": chunks})
-    return found
+def matrix(world):
+    """All layouts and schedules of line 6 for a number of processes; six layers make two chunks for each of four."""
+    layouts = {2: [(2, 1), (1, 2)], 4: [(4, 1), (1, 4), (2, 2)]}[world]
+    kinds = [("1f1b", 1), ("gpipe", 1), ("interleaved", 2)]
+    return [{"dp": dp, "pp": pp, "schedule": schedule, "chunks": chunks}
+            for dp, pp in layouts for schedule, chunks in (kinds if pp > 1 else kinds[:1])]
+
+
+def check_all(folder, one, world, cases):
+    """Every case in one job; each is the run `one`: curves to 1e-5 and, where it is strict, the same SHA-256."""
+    runs.train(one, folder)
+    cases = [{**one, **case} for case in cases]
+    run(folder, world, *cases)
+    expected = runs.outcome(one, folder)
+    for case in cases:
+        found = runs.outcome(case, folder)
+        close(expected, found, runs.name_of(case))
+        if case["strict"]:
+            assert found["sha"] == expected["sha"], case
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("zero", [False, True], ids=["whole", "zero1"])
+@pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("strict", [False, True], ids=["ordinary", "strict"])
 @pytest.mark.parametrize("task", ["ar", "dit"])
-def test_matrix(tmp_path, task, strict):
-    """30 steps: 1x1, 2x1, 4x1, 1x2, 1x4, 2x2, each with and without ZeRO-1, each schedule: curves to 1e-5; strict: the
-    same SHA-256 of weights and optimizer state."""
-    one = {"task": task, "strict": strict}
-    runs.train(one, tmp_path)
-    one = runs.outcome(one, tmp_path)
-    for world in (2, 4):
-        cases = [{**case, "strict": strict} for case in matrix(task, world)]
-        run(tmp_path, world, *cases)
-        for case in cases:
-            found = runs.outcome(case, tmp_path)
-            close(one, found, runs.name_of(case))
-            if strict:
-                assert found["sha"] == one["sha"], case
+def test_matrix(tmp_path, task, strict, world, zero):
+    """30 steps: 2x1, 4x1, 1x2, 1x4, 2x2, each with and without ZeRO-1, each schedule: curves of 1x1 to 1e-5; strict:
+    its SHA-256 of weights and optimizer state."""
+    check_all(tmp_path, {"task": task, "strict": strict, "layers": 6}, world,
+              [{**case, "zero": zero} for case in matrix(world)])
+
+
+@pytest.mark.slow
+def test_eight_processes(tmp_path):
+    """8x1, 4x2, 2x4, 1x8, strict, with ZeRO-1: the bits of one process. Micro-batches of one sample."""
+    cases = [{"dp": dp, "pp": 8 // dp, "zero": dp > 1} for dp in (8, 4, 2, 1)]
+    check_all(tmp_path, {"task": "ar", "strict": True, "layers": 6, "micro": 1, "steps": 4}, 8, cases)
 
 
 @pytest.mark.slow

@@ -89,21 +89,22 @@ def make_recipe(output_dir, *, steps=10, batch=8, accumulation=1, save=1000, mod
         "validation": schema.ValidationSection(),
         "model": schema.ModelSection(GlyphConfig(8, 4, 16, 2, 1), frozen=tuple(frozen)),
         "objective": schema.GlyphAlignmentOptions(),
+        "checkpoint": schema.CheckpointSection(save_checkpoint_steps=save),
         **sections,
     }
     return recipe.Recipe(
         output_dir=str(output_dir), context=schema.ContextSection(mode=mode),
         runner_config=schema.RunnerSection(global_batch_size=batch, gradient_accumulation_steps=accumulation,
                                            stop_step=steps),
-        ema=schema.EmaSection(ema),
-        checkpoint=schema.CheckpointSection(save_checkpoint_steps=save), **values)
+        ema=schema.EmaSection(ema), **values)
 
 
-def make_trainer(settings, objective=None, held_out=None, dataset=None):
-    """A Trainer of the fake objective, not yet run."""
+def make_trainer(settings, objective=None, held_out=None, dataset=None, **options):
+    """A Trainer of the fake objective, not yet run; options: of the Trainer."""
     from mindglm.train.loop import Trainer
 
-    return Trainer(settings, recipe.to_yaml(settings), objective or Objective(), dataset or Dataset(), held_out)
+    return Trainer(settings, recipe.to_yaml(settings), objective or Objective(), dataset or Dataset(), held_out,
+                   **options)
 
 
 def weights(trainer) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from tests.launch.stand_ins import ROOT, Place
 
 RECIPES = ROOT / "recipes"
 CLUSTER = ["parallel_config.pipeline_stage=8", "parallel_config.micro_batch_num=16",
-           "runner_config.gradient_accumulation_steps=1", "monitor_config.sample_step_interval=0"]
+           "runner_config.gradient_accumulation_steps=1"]
 
 
 def planned(file, *options):
@@ -19,6 +19,7 @@ def planned(file, *options):
     args = rehearsal.build_parser().parse_args([str(RECIPES / file), *options])
     recipe = recipes.load(args.recipe, CLUSTER)
     args.micro_batches = args.micro_batches or 16
+    rehearsal.set_size(recipe, args)
     ranges = rehearsal.stage_ranges(recipe, args.height, args.width)
     return recipe, rehearsal.shrunk(recipe, tuple(stop - start for start, stop in ranges), args), args, ranges
 
@@ -40,7 +41,7 @@ def records_of(small, args, ranges):
 
 
 @pytest.mark.parametrize("file, layers", [
-    ("glm_image/ar_9b_pretrain.yaml", 40), ("glm_image/dit_7b_pretrain.yaml", 30)])
+    ("glm_image/ar_9b_pretrain_256.yaml", 40), ("glm_image/dit_7b_pretrain_256.yaml", 30)])
 def test_depth_names_and_layout_are_kept(file, layers):
     recipe, small, args, ranges = planned(file)
     assert len(ranges) == 8 and ranges[0][0] == 0 and ranges[-1][1] == layers + 2
@@ -58,7 +59,7 @@ def test_depth_names_and_layout_are_kept(file, layers):
 
 
 def test_a_run_by_plan_and_runs_that_are_not(capsys):
-    recipe, small, args, ranges = planned("glm_image/ar_9b_pretrain.yaml")
+    recipe, small, args, ranges = planned("glm_image/ar_9b_pretrain_256.yaml")
     assert rehearsal.report(recipe, small, args, ranges, records_of(small, args, ranges))
     text = capsys.readouterr().out
     assert text.count("as planned") == 6 and "stage 7" in text and "micro-batch of" in text
@@ -98,7 +99,6 @@ def test_recipes_without_a_pipeline_are_refused(tmp_path):
 ])
 def test_a_rehearsal(tmp_path, file, options):
     place = Place(tmp_path, real_msrun=True)
-    layout = ["parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=4", "context.mode=1",
-              "monitor_config.sample_step_interval=0"]
+    layout = ["parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=4", "context.mode=1"]
     code, text = place.run("bash", ROOT / "launch/rehearse.sh", RECIPES / file, *options, *layout, seconds=400)
     assert code == 0 and text.count("as planned  ") == 6, text

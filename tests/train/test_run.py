@@ -66,6 +66,20 @@ def test_run_without_start_weights_exports_its_component_alone(tmp_path):
     assert "'text_encoder' starts from random weights" in (tmp_path / "log" / "train.log").read_text()
 
 
+def test_a_run_may_start_from_the_weights_of_another(tmp_path):
+    """Fine-tuning: pretrained_model_dir names a run. Its average is where the second one starts, counters begin anew,
+    and the other components are found where the first one had them."""
+    trainer.run(loaded(tmp_path / "first", golden.REPO))
+    average = store.load(tmp_path / "first" / "checkpoint").tensors["ema"]
+    trainer.run(loaded(tmp_path / "second", tmp_path / "first", ["lr_schedule.learning_rate=1e-12"]))
+    live = store.load(tmp_path / "second" / "checkpoint")
+    assert live.step == 3 and live.tensors["model"].keys() == average.keys()
+    for name, array in average.items():
+        np.testing.assert_allclose(live.tensors["model"][name], array, atol=1e-9)
+    assert (tmp_path / "second" / "model" / "vae" / "config.json").exists()
+    assert f"come from {tmp_path / 'first'}" in (tmp_path / "second" / "log" / "train.log").read_text()
+
+
 def test_number_of_processes_must_be_that_of_the_recipe(tmp_path):
     with pytest.raises(UserError, match="data_parallel 2 x .* 2 processes, but 1 were started.*msrun --worker_num 2"):
         trainer.run(loaded(tmp_path, overrides=["parallel_config.data_parallel=2"]))

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from mindglm.ledger import Digest
 from mindglm.recipe import schema
 from mindglm.train.batches import Batches, collate
+from mindglm.train.layout import Layout
 from mindglm.train.optimizer import build
 from mindglm.train.step import learning_rates, local_step
 from tests.train import fake
@@ -91,8 +93,9 @@ def test_batches_are_functions_of_the_step():
     def make():
         return Batches(fake.Objective(), fake.Dataset(10), seed=3, global_batch=4, accumulation=2)
 
-    def flat(batches):
-        return [array.tobytes() for batch in batches for array in batch]
+    def flat(made):
+        batches, witness = made
+        return [array.tobytes() for batch in batches for array in batch] + [witness.data.hex, witness.draws.hex]
 
     straight = make()
     taken = [flat(straight.take(step, last=step == 9)) for step in range(10)]
@@ -102,5 +105,23 @@ def test_batches_are_functions_of_the_step():
 
 def test_a_sample_that_comes_twice_in_a_batch_is_drawn_twice():
     batches = Batches(fake.Objective(), fake.Dataset(2), seed=3, global_batch=4, accumulation=1)
-    x, y, _ = batches.make(0)[0]
+    (x, y, _), = batches.make(0)[0]
     assert len({row.tobytes() for row in y}) == 2 and len({row.tobytes() for row in x}) == 4
+
+
+@pytest.mark.parametrize("ranks, accumulation", [(1, 4), (2, 1), (2, 2), (4, 2), (8, 1)])
+def test_all_layouts_read_and_draw_the_same(ranks, accumulation):
+    """The ranks' digests of a step add up to those of one process; another seed gives others."""
+    def made(rank, ranks, accumulation, step, seed=3):
+        batches = Batches(fake.Objective(), fake.Dataset(5), seed, 8, accumulation, Layout(rank, ranks))
+        return batches.make(step)[1]
+
+    def summed(kind, witnesses):
+        return Digest(sum(getattr(witness, kind).limbs for witness in witnesses))
+
+    for step in (0, 3):
+        one, other = made(0, 1, 1, step), made(0, 1, 1, step, seed=4)
+        parts = [made(rank, ranks, accumulation, step) for rank in range(ranks)]
+        assert summed("data", parts) == one.data != other.data
+        assert summed("draws", parts) == one.draws != other.draws
+    assert made(0, 1, 1, 0).draws != made(0, 1, 1, 1).draws

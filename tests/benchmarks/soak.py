@@ -1,0 +1,97 @@
+"""Trains for a while with checkpoints, validation, pictures and TensorBoard, and says how much memory has grown.
+
+    python -m tests.benchmarks.soak --minutes 30
+
+One process, a small AR generator, both forms of saving (--async). Memory is the resident set half-way between two
+checkpoints, when the background has ended; growth is the median of the last fifth over the median of the second fifth
+(the first warms up: kernels, thread stacks, caches of files). Prints a line a minute and the result; exit code 1 above
+--limit.
+"""
+
+import argparse
+import dataclasses
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SAVE, WATCH, PICTURE = 20, 10, 40
+
+
+class Done(Exception):
+    """The time is over."""
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def trainer_in(folder: Path, minutes: float, in_background: bool):
+    """A Trainer of more steps than it will come to."""
+    from mindglm import recipe
+    from mindglm.recipe import schema
+    from mindglm.train.loop import Trainer
+    from mindglm.train.objectives import build
+    from tests.parallel import same_run_worker as runs
+
+    steps = int(6000 * minutes) + 1000  # 10 ms a step
+    settings = dataclasses.replace(
+        runs.recipe_of({"task": "ar", "ema": 0.9}, folder),
+        lr_schedule=schema.LrScheduleSection(learning_rate=1e-3, total_steps=100),
+        runner_config=schema.RunnerSection(global_batch_size=8, gradient_accumulation_steps=2, stop_step=steps),
+        checkpoint=schema.CheckpointSection(save_checkpoint_steps=SAVE, async_save=in_background),
+        validation=schema.ValidationSection(WATCH, 5),
+        monitor_config=schema.MonitorSection(sample_step_interval=PICTURE, weights_hash_interval=SAVE))
+    return Trainer(settings, recipe.to_yaml(settings), build(settings), runs.Samples("ar"), runs.Samples("ar", 7))
+
+
+def soak(folder: Path, minutes: float, in_background: bool) -> tuple[float, int, list[int]]:
+    """(growth as a share, steps, resident bytes half-way between checkpoints)."""
+    trainer, seen = trainer_in(folder, minutes, in_background), []
+    due, start, told = trainer._due, time.monotonic(), [0.0]
+
+    def watched():
+        due()
+        if trainer.counters.step % SAVE == SAVE // 2:
+            seen.append(resident())
+        passed = time.monotonic() - start
+        if passed - told[0] > 60:
+            told[0] = passed
+            print(f"{passed / 60:5.1f} min  step {trainer.counters.step}  {resident() / 2**20:.1f} MiB", flush=True)
+        if passed > 60 * minutes:
+            raise Done
+
+    trainer._due = watched
+    try:
+        trainer.fit()
+    except Done:
+        fifth = max(len(seen) // 5, 1)
+        growth = statistics.median(seen[-fifth:]) / statistics.median(seen[fifth:2 * fifth]) - 1
+        return growth, trainer.counters.step, seen
+    raise AssertionError("the run ended before its time")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--async", dest="in_background", action="store_true", help="checkpoint.async_save: true")
+    parser.add_argument("--limit", type=float, default=0.02, help="share of growth that passes")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="soak"))
+    try:
+        growth, steps, seen = soak(folder, args.minutes, args.in_background)
+    finally:
+        shutil.rmtree(folder)
+    print(f"{args.minutes:g} minutes, {steps} steps, {steps // SAVE} checkpoints, {steps // WATCH} validations, "
+          f"{steps // PICTURE} pictures: memory {seen[0] / 2**20:.1f} MiB at first, "
+          f"{seen[-1] / 2**20:.1f} MiB at last, growth {100 * growth:.2f} % (limit {100 * args.limit:g} %)")
+    return 1 if growth > args.limit else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

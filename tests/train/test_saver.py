@@ -1,0 +1,233 @@
+"""Checkpoints of a run that trains: in the background, on a disk that refuses, damaged and passed over."""
+
+import concurrent.futures
+import errno
+import json
+import threading
+
+import pytest
+
+from mindglm.checkpoint import store
+from mindglm.errors import UserError
+from mindglm.recipe import schema
+from tests.parallel.job import ROOT, Job
+from tests.train import fake
+from tests.train.test_trainer import killed_after, same
+
+
+def recipe_of(folder, background=True, save=2, steps=8, keep=9, **sections):
+    return fake.make_recipe(folder, steps=steps, ema=0.9, checkpoint=schema.CheckpointSection(
+        save_checkpoint_steps=save, keep_checkpoint_max=keep, async_save=background,
+        keep_best_max=sections.pop("best", 0)), **sections)
+
+
+def log(folder) -> str:
+    return (folder / "log" / "train.log").read_text()
+
+
+def test_a_checkpoint_made_in_the_background_is_that_of_its_step(tmp_path, monkeypatch):
+    """The thread is held up until training is two steps on; what it then writes is what a plain save wrote."""
+    fake.make_trainer(recipe_of(tmp_path / "plain", background=False, save=3)).fit()
+    trainer = fake.make_trainer(recipe_of(tmp_path / "async", save=3))
+    may_write, write = threading.Event(), store.write_part
+    check, begun = trainer._due, []
+
+    def held_up(*args):
+        begun.append(trainer.counters.step)
+        assert may_write.wait(60)
+        return write(*args)
+
+    def due():
+        check()
+        if trainer.counters.step == 5:
+            assert store.steps(tmp_path / "async" / "checkpoint") == [] and begun == [3]
+            may_write.set()
+
+    monkeypatch.setattr(store, "write_part", held_up)
+    trainer._due = due
+    trainer.fit()
+    for step in (3, 6, 8):
+        plain, background = (store.load(tmp_path / name / "checkpoint", step) for name in ("plain", "async"))
+        assert plain.common == background.common
+        for kind in ("model", "opt", "ema"):
+            same(background.tensors[kind], plain.tensors[kind])
+
+
+def test_a_second_save_waits_for_the_first(tmp_path, monkeypatch):
+    """Two are never written at once, and none is left out."""
+    at_work, most, write = [], [], store.write_part
+
+    def counted(folder, *args):
+        at_work.append(folder)
+        most.append(len(at_work))
+        result = write(folder, *args)
+        at_work.remove(folder)
+        return result
+
+    monkeypatch.setattr(store, "write_part", counted)
+    fake.make_trainer(recipe_of(tmp_path, save=1)).fit()
+    assert store.steps(tmp_path / "checkpoint") == list(range(1, 9)) and set(most) == {1}
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_goes_wrong_in_the_background_is_raised_at_the_next_step(tmp_path, monkeypatch, background):
+    trainer = fake.make_trainer(recipe_of(tmp_path, background, save=4))
+
+    def broken(*args):
+        raise ValueError("a mistake in the writer")
+
+    check = trainer._due
+
+    def due():
+        check()
+        if trainer._saver.busy:
+            concurrent.futures.wait([trainer._saver._work])  # the thread is as quick as the step
+
+    trainer._due = due
+    monkeypatch.setattr(store, "write_part", broken)
+    with pytest.raises(ValueError, match="a mistake in the writer"):
+        trainer.fit()
+    assert trainer.counters.step == 4 and store.steps(tmp_path / "checkpoint") == []
+
+
+def full_disk(monkeypatch, full_at, trainer):
+    """The disk is full while the trainer is at one of these steps."""
+    write = store.write_part
+
+    def refused(folder, *args):
+        if int(folder.name.split("_")[1].split(".")[0]) in full_at:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        return write(folder, *args)
+
+    monkeypatch.setattr(store, "write_part", refused)
+    return trainer
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_full_disk_is_said_and_training_goes_on(tmp_path, monkeypatch, background):
+    trainer = full_disk(monkeypatch, {4, 6}, fake.make_trainer(recipe_of(tmp_path, background)))
+    trainer.fit()
+    assert store.steps(tmp_path / "checkpoint") == [2, 8] and trainer.counters.step == 8
+    for step in (4, 6):
+        assert (f"the checkpoint of step {step} could not be written (OSError: [Errno 28] No space left on device"
+                in log(tmp_path))
+    assert log(tmp_path).count("the newest is still that of step 2. Training goes on") == 2
+    straight = fake.make_trainer(recipe_of(tmp_path / "straight"))
+    straight.fit()
+    same(fake.weights(trainer), fake.weights(straight))
+
+
+def test_a_run_whose_last_checkpoint_is_lost_does_not_end_well(tmp_path, monkeypatch):
+    trainer = full_disk(monkeypatch, {8}, fake.make_trainer(recipe_of(tmp_path)))
+    with pytest.raises(UserError, match="step 8 could not be written .*still that of step 6.*make room"):
+        trainer.fit()
+    monkeypatch.undo()
+    again = fake.make_trainer(recipe_of(tmp_path))
+    assert again.counters.step == 6
+    again.fit()
+    assert store.steps(tmp_path / "checkpoint") == [2, 4, 6, 8]
+
+
+def test_a_read_only_folder_is_said_too(tmp_path, monkeypatch):
+    def read_only(folder):
+        raise OSError(errno.EROFS, "Read-only file system", str(folder))
+
+    monkeypatch.setattr(store, "begin", read_only)
+    with pytest.raises(UserError, match="step 8 could not be written .*Read-only file system.*there is none yet"):
+        fake.make_trainer(recipe_of(tmp_path)).fit()
+    assert log(tmp_path).count("Training goes on") == 5  # steps 2, 4, 6, 8 and once more at the end
+
+
+def test_older_checkpoints_that_cannot_be_removed_are_no_loss(tmp_path, monkeypatch):
+    def refused(*args):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(store, "tidy", refused)
+    trainer = fake.make_trainer(recipe_of(tmp_path, keep=1))
+    trainer.fit()
+    assert store.steps(tmp_path / "checkpoint") == [2, 4, 6, 8] and trainer.counters.step == 8
+    assert "iteration_00000004 is written, but older checkpoints could not be removed" in log(tmp_path)
+
+
+def spoil(folder, file: str, place: int) -> None:
+    path = next(folder.glob(file))
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_refused_and_passed_over_when_asked(tmp_path):
+    """Each kind of tensor, the average that this run does not even keep, and the files besides tensors."""
+    straight = fake.make_trainer(recipe_of(tmp_path / "straight"))
+    straight.fit()
+    settings = recipe_of(tmp_path / "run")
+    killed_after(fake.make_trainer(settings), 7)
+    root = tmp_path / "run" / "checkpoint"
+    assert store.steps(root) == [2, 4, 6]
+    for file, named in (("*-model-*", "tensor 'up'|tensor 'down'|tensor 'idle'|tensor 'norm_scale'"),
+                        ("*-opt-*", "tensor 'adam_"), ("*-ema-*", "-ema-.*tensor '"), ("common.json", "common.json"),
+                        ("ledger.jsonl", "ledger.jsonl"), ("recipe.yaml", "recipe.yaml")):
+        spoil(root / "iteration_00000006", file, -3)
+        for other in (settings, fake.make_recipe(tmp_path / "run", steps=8)):
+            with pytest.raises(UserError, match=f"({named}).*damaged.*start with --fallback"):
+                fake.make_trainer(other)
+        spoil(root / "iteration_00000006", file, -3)  # twice is not at all
+    spoil(root / "iteration_00000006", "*-opt-*", -3)
+    spoil(root / "iteration_00000004", "metadata.json", 40)
+    again = fake.make_trainer(settings, fallback=True)
+    assert again.counters.step == 2 and store.steps(root) == [2]
+    assert "passed over a damaged checkpoint, now iteration_00000006.damaged" in log(tmp_path / "run")
+    again.fit()
+    same(fake.weights(again), fake.weights(straight))
+    assert store.steps(root) == [2, 4, 6, 8] and (root / "iteration_00000004.damaged").is_dir()
+
+
+def test_no_whole_checkpoint_left(tmp_path):
+    killed_after(fake.make_trainer(recipe_of(tmp_path)), 3)
+    spoil(tmp_path / "checkpoint" / "iteration_00000002", "common.json", 0)
+    with pytest.raises(UserError, match="no whole checkpoint is left"):
+        fake.make_trainer(recipe_of(tmp_path), fallback=True)
+
+
+def test_another_model_is_refused(tmp_path):
+    killed_after(fake.make_trainer(recipe_of(tmp_path)), 3)
+    objective = fake.Objective()
+    objective.model.extra = fake.ops.param((2,), "ones")
+    objective.model.extra.name = "extra"
+    with pytest.raises(UserError, match="is the checkpoint of another model; differing tensors: .'extra'"):
+        fake.make_trainer(recipe_of(tmp_path), objective)
+
+
+def test_the_best_checkpoints_are_kept(tmp_path):
+    """The loss of a validation at the same step is in common.json and decides."""
+    settings = recipe_of(tmp_path, keep=1, best=1, save=1, validation=schema.ValidationSection(1, 8))
+    trainer = fake.make_trainer(settings, held_out=fake.Dataset(30, offset=500))
+    losses = iter([9.0, 8.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    trainer.validate = lambda: next(losses)
+    trainer.fit()
+    assert store.steps(tmp_path / "checkpoint") == [3, 8]
+    assert store.load(tmp_path / "checkpoint", 3).common["validation_loss"] == 3.0
+
+
+def test_two_ranks_agree_on_what_became_of_a_checkpoint(tmp_path):
+    """ZeRO-1 on two ranks, in the background: rank 1's disk refuses step 4, both go on and step 6 is whole, of both
+    ranks' files, and equal to one process's; then rank 1's writer breaks, and both end with its error."""
+    with Job(2, [str(ROOT / "tests/train/saver_worker.py"), str(tmp_path / "two")], tmp_path / "logs") as job:
+        settings = recipe_of(tmp_path / "one", background=False, save=3, steps=6)
+        fake.make_trainer(settings).fit()
+        assert job.wait(120) == [1, 1], job.logs()
+    assert "the checkpoint of step 4 could not be written (rank 1: OSError: [Errno 28]" in log(tmp_path / "two")
+    root = tmp_path / "two" / "checkpoint"
+    assert store.steps(root) == [2, 6]
+    names = sorted(path.name for path in (root / "iteration_00000006").glob("*.safetensors"))
+    assert names == [f"mindglm-{kind}-{rank:07d}-0000002.safetensors" for kind in ("ema", "model", "opt")
+                     for rank in (0, 1)]
+    one, two = (store.load(tmp_path / name / "checkpoint", 6) for name in ("one", "two"))
+    for kind in ("model", "opt", "ema"):
+        assert one.tensors[kind].keys() == two.tensors[kind].keys()
+        for name, array in one.tensors[kind].items():
+            assert abs(two.tensors[kind][name] - array).max() < 1e-5, (kind, name)
+    metadata = json.loads((root / "iteration_00000006" / "metadata.json").read_bytes())
+    assert any(len(tensor["pieces"]) == 2 for tensor in metadata["tensors"]["model"].values())
+    assert "a mistake in rank 1's writer" in job.logs()
+    assert "the checkpoint of step 8 could not be written by rank 1: ValueError" in job.logs()
