@@ -61,7 +61,9 @@ def draw(model, prompts, size: int | None, steps: int, scale: float) -> dict[str
 
     pipeline = Pipeline.from_pretrained(model, hf_compatible=True)
     size = size or pipeline.vae.config.sample_size
-    codes = pipeline.sample_codes(prompts, size, size, [rng(0, 0, i, "external/codes") for i in range(len(prompts))])
+    # Image codes only: the public sampling draws from all ids and stops where the id is none.
+    sampler = Pipeline.from_pretrained(model)
+    codes = sampler.sample_codes(prompts, size, size, [rng(0, 0, i, "external/codes") for i in range(len(prompts))])
     out = {"size": np.array(size)}
     for i, prompt in enumerate(prompts):
         noise = pipeline.noise(size, size, rng(0, 0, i, "external/noise"))[None]

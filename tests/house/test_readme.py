@@ -12,7 +12,7 @@ from mindglm.cli.main import build_parser
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()
+COMMANDS = [line.split("  #")[0].split(" > ")[0].strip() for block in BLOCKS for line in block.splitlines()
             if re.match(r"(mindglm|msrun|bash) ", line)]
 
 
