@@ -68,7 +68,8 @@ def test_it_is_what_the_run_itself_exports(tmp_path):
     from mindglm.train import export
 
     before = checkpoint(tmp_path / "run", DIT)
-    loaded = recipe.loads(recipe_text(DIT, "DiTDecoder", "flow_matching", REPO), [f"output_dir={tmp_path / 'run'}"])
+    loaded = recipe.loads(recipe_text(DIT, "DiTDecoder", "flow_matching", REPO),
+                          overrides=[f"output_dir={tmp_path / 'run'}"])
     exported = export.write(loaded, object(), None, {name: array + np.float32(2) for name, array in before.items()})
     assert run_tool("hf", tmp_path / "run", tmp_path / "out") == 0
     assert contents(tmp_path / "out") == contents(exported)
@@ -80,7 +81,7 @@ def test_an_export_carries_no_list_of_another_folders_weights(tmp_path):
 
     assert convert.main(["--from", "hf", "--to", "mindglm", str(REPO), str(tmp_path / "m")]) == 0
     loaded = recipe.loads(recipe_text(DIT, "DiTDecoder", "flow_matching", tmp_path / "m"),
-                          [f"output_dir={tmp_path / 'run'}"])
+                          overrides=[f"output_dir={tmp_path / 'run'}"])
     exported = export.write(loaded, object(), None, released.read_component(REPO, DIT))
     assert not (exported / seal.NAME).exists() and (exported / "model_index.json").exists()
 

@@ -71,19 +71,20 @@ def batch(loaded, samples: int, pixels: int, text: int) -> tuple[np.ndarray, ...
 def kept_bytes(parts, number: int, arrays) -> int:
     """Bytes of the tensors that part `number` of an objective keeps after its forward pass, until its backward.
 
-    Counted are the storages that the tape saves, and what a pipeline's flight holds: what came in and went out.
+    Counted is the memory of the tensors that the tape saves, and of what a pipeline's flight holds: what came in and
+    went out.
     """
     stage, inputs = parts.model.stages[number], parts.stage_inputs(arrays)
     weights = {parameter.data_ptr() for parameter in stage.get_parameters()}
     carried = () if stage.first else tuple(
         tape.leaf(Tensor(np.ones(shape, np.float32))) for shape, _ in stage.received(inputs))
-    storages: dict[int, int] = {}
-    alive = []  # a storage that is given back could be given out again and be counted as one
+    spans: set[tuple[int, int]] = set()  # of memory: (first byte, one past the last)
+    alive = []  # memory that is given back could be given out again and be counted as one
 
     def note(tensor):
         alive.append(tensor)
         if tensor.data_ptr() not in weights:
-            storages[tensor.data_ptr()] = max(storages.get(tensor.data_ptr(), 0), tensor.nbytes)
+            spans.add((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes))
         return tensor
 
     with ms.saved_tensors_hooks(note, lambda tensor: tensor), tape.recording():
@@ -92,4 +93,7 @@ def kept_bytes(parts, number: int, arrays) -> int:
             outputs = parts.stage_loss(*outputs, arrays)[:1]
     for tensor in (*carried, *outputs):
         note(tensor)
-    return sum(storages.values())
+    total = end = 0
+    for start, stop in sorted(spans):  # views share the memory of what they look at
+        total, end = total + max(0, stop - max(start, end)), max(end, stop)
+    return total

@@ -86,12 +86,11 @@ def kept_by_layer(text: TextConfig, s: int, form: str, w: int) -> dict[str, int]
             "statistics of norms and attention": 4 * s * FLOAT + 2 * heads * s * 8 * FLOAT,
         }
     return {
-        "the four norms: input, square, factor, normed, weight": 20 * s * d * w,
-        "inputs of the projections": 2 * s * d * w,
+        "the four norms: input, square, factor, normed, weight": 24 * s * d * w,
+        "inputs of the projections, a copy each": 5 * s * d * w,
         "query and key before rotation, and its tables": (3 * s * (d + kv) + 2 * width**2) * w,
         "query, key, value": s * (d + 2 * kv) * w,
-        "weights of attention": heads * s * s * FLOAT,
-        "attention's result": s * d * w,
+        "weights of attention, as softmax gives them and as the product takes them": 2 * heads * s * s * FLOAT,
         "gate, its silu, up, and their product": 4 * s * f * w,
         "statistics of norms": 4 * s * FLOAT,
     }
@@ -102,7 +101,7 @@ def _head(text: TextConfig, s: int, form: str, w: int) -> tuple[Work, Work, int]
     linear = 2 * s * d * classes
     moved = 2 * s * d * w + s * classes * (w + 4 * FLOAT)
     # The loss is the head's: log-probabilities, labels, which of them count, and their weights.
-    kept = (2 if form == "fused" else 6) * s * d * w + s * (classes + 4) * FLOAT + s
+    kept = (2 if form == "fused" else 7) * s * d * w + s * (classes + 4) * FLOAT + s
     more, norm = (1, 0) if form == "fused" else (2, NORM_PRODUCTS * s * d)
     return Work(linear + norm, 0, moved, more * LAUNCHES["head"][0]), \
         Work(2 * linear + norm, 0, 2 * moved, more * LAUNCHES["head"][1]), kept

@@ -87,32 +87,38 @@ def _last_block(config: DiTConfig, n: int, t: int, form: str, w: int) -> tuple[W
 def kept_by_block(config: DiTConfig, n: int, t: int, form: str, w: int) -> dict[str, int]:
     """Bytes that a block keeps for its backward pass, by what they are; one sample."""
     d, s, heads, k = config.hidden_size, n + t, config.num_attention_heads, config.attention_head_dim
-    kept = {
-        "inputs of the two norms, the normed, and the modulated": 6 * s * d * w,
-        "query and key before their norms": 2 * s * d * w,
-        "query, key, value": 3 * s * d * w,
-        "attention's result, as the projection takes it": s * d * w,
-        "what the gates multiply": 2 * s * d * w,
-        "vectors of the modulation": (8 * d + config.time_embed_dim) * w,
-        "statistics of norms": 4 * s * (1 + heads) * FLOAT,
-    }
+    vectors = (8 * d + config.time_embed_dim) * w
+    statistics = 4 * s * (1 + heads) * FLOAT
     if form == "fused":
-        kept["gelu's input and result"] = 8 * s * d * w
-        kept["attention's result and its statistics"] = s * d * w + 2 * heads * s * 8 * FLOAT
-    else:
-        kept["gelu's input, result and parts"] = 20 * s * d * w
-        kept["query and key before rotation, and its tables"] = (6 * s * d + 2 * k * k) * w
-        kept["norms: centred, its square and factor"] = 4 * 3 * s * d * w
-        kept["scales and gates of every token"] = 4 * s * d * w
-        kept["weights of attention"] = heads * s * s * FLOAT
-    return kept
+        return {
+            "inputs of the two norms, the normed, and the modulated": 6 * s * d * w,
+            "query and key before their norms": 2 * s * d * w,
+            "query, key, value": 3 * s * d * w,
+            "attention's result, as the kernel gives it and as the projection takes it": 2 * s * d * w,
+            "what the gates multiply": 2 * s * d * w,
+            "gelu's input and result": 8 * s * d * w,
+            "vectors of the modulation": vectors,
+            "statistics of norms and attention": statistics + 2 * heads * s * 8 * FLOAT,
+        }
+    return {
+        "the two norms: centred, its square, normed, and every token's scale": 8 * s * d * w,
+        "what the gates multiply, and every token's gate": 4 * s * d * w,
+        "inputs of the five projections, a copy each": 5 * s * d * w,
+        "norms of query and key, and these before rotation": 6 * s * d * w,
+        "tables of rotation": (4 * s * d + 2 * k * k) * w,
+        "query, key, value": 3 * s * d * w,
+        "weights of attention, as softmax gives them and as the product takes them": 2 * heads * s * s * FLOAT,
+        "gelu's input, result and parts": 28 * s * d * w,
+        "vectors of the modulation": vectors,
+        "statistics of norms": statistics,
+    }
 
 
 def _output(config: DiTConfig, n: int, linear: int, form: str, w: int) -> tuple[Work, Work, int]:
     d = config.hidden_size
     moved = 6 * n * d * w
     velocity = config.out_channels * config.patch_size**2 * FLOAT  # the loss is the output's: its error
-    kept = (3 if form == "fused" else 7) * n * d * w + n * (velocity + 2 * FLOAT) + (config.time_embed_dim + 2 * d) * w
+    kept = (3 if form == "fused" else 5) * n * d * w + n * (velocity + 2 * FLOAT) + (config.time_embed_dim + 2 * d) * w
     more, norm = (1, 0) if form == "fused" else (2, (NORM_PRODUCTS + 2 * SPREAD_PRODUCTS) * n * d)
     return Work(linear + norm, 0, moved, more * LAUNCHES["output"][0]), \
         Work(2 * linear + norm, 0, 2 * moved, more * LAUNCHES["output"][1]), kept
