@@ -34,6 +34,7 @@ argmin = _form.argmin
 attention = _form.attention
 conv2d = _form.conv2d
 embedding = _form.embedding
+end_to_end = _form.end_to_end
 gelu = _form.gelu
 gelu_tanh = _form.gelu_tanh
 group_norm = _form.group_norm
@@ -42,6 +43,7 @@ linear = _form.linear
 rms_norm = _form.rms_norm
 rotate_half = _form.rotate_half
 scale_shift = _form.scale_shift
+sum_of_squares = _form.sum_of_squares
 swiglu = _form.swiglu
 token_nll = _form.token_nll
 unit = _form.unit
@@ -53,7 +55,7 @@ if DEVICE == "cpu_bf16":  # the precision card examines bfloat16 on a machine wi
     )
 
 __all__ = [
-    "DEVICE", "argmin", "attention", "cast", "concat", "conv2d", "embedding", "gelu", "gelu_tanh", "group_norm",
-    "init_parameters", "layer_norm", "linear", "pad_right_bottom", "param", "rms_norm", "rotate_half", "scale_shift",
-    "silu", "swiglu", "token_nll", "unit", "upsample_nearest2", "where",
+    "DEVICE", "argmin", "attention", "cast", "concat", "conv2d", "embedding", "end_to_end", "gelu", "gelu_tanh",
+    "group_norm", "init_parameters", "layer_norm", "linear", "pad_right_bottom", "param", "rms_norm", "rotate_half",
+    "scale_shift", "silu", "sum_of_squares", "swiglu", "token_nll", "unit", "upsample_nearest2", "where",
 ]

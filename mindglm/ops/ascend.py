@@ -140,6 +140,16 @@ def conv2d(x_NCHW, w_OIHW, b_O, stride: int = 1, padding: int = 0):
     return mint.nn.functional.conv2d(x_NCHW, w_OIHW, b_O, stride, padding)
 
 
+def end_to_end(vectors):
+    """float32 vectors joined."""
+    return mint.cat(vectors)
+
+
+def sum_of_squares(vector):
+    """Of a float32 vector, a scalar."""
+    return mint.sum(vector * vector)
+
+
 def token_nll(logits_NV, labels_N):
     """Negative log likelihood per row in float32; rows whose label is negative give 0."""
     valid = labels_N >= 0

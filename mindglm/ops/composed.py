@@ -193,6 +193,21 @@ def conv2d(x_NCHW, w_OIHW, b_O, stride: int = 1, padding: int = 0):
     return (y + mint.tile(b_O.reshape(1, out, 1), (n, 1, ho * wo))).reshape(n, out, ho, wo)
 
 
+def end_to_end(vectors):
+    """float32 vectors joined. Outside of Cells only, without gradient.
+
+    Joined on the host: in PyNative mode on CPU MindSpore never gives back the memory of an operation's scalar
+    arguments (648 bytes each: tests/ops/test_leak.py), and this one runs in every step, compiled or not.
+    """
+    return Tensor.from_numpy(np.concatenate([vector.asnumpy() for vector in vectors]))
+
+
+def sum_of_squares(vector):
+    """Of a float32 vector, a scalar. Outside of Cells only, without gradient; on the host as `end_to_end`."""
+    values = vector.asnumpy()
+    return Tensor(np.dot(values, values))
+
+
 def token_nll(logits_NV, labels_N):
     """Negative log likelihood per row in float32; rows whose label is negative give 0.
 

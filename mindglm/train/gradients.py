@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mint
 
+from mindglm import ops
 from mindglm.parallel import transport
 from mindglm.train.buckets import FlatSpace
 
@@ -81,7 +82,7 @@ class RunningSum:
             self._sums[i] = None
         if bucket.length > bucket.size:
             pieces.append(mint.zeros((bucket.length - bucket.size,)))
-        return mint.cat(pieces)
+        return ops.end_to_end(pieces)
 
     def finish(self) -> list[Tensor]:
         """This rank's part of each bucket, float32."""
@@ -90,7 +91,7 @@ class RunningSum:
         for k in range(len(self._space.buckets)):
             part = self._reduced[k]()
             part = part if part.dtype == ms.float32 else part.astype(ms.float32)
-            self._squares.append(mint.sum(part * part))
+            self._squares.append(ops.sum_of_squares(part))
             parts.append(part)
         return parts
 

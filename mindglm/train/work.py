@@ -5,6 +5,7 @@ Both are called with (micro_batches, sums): they give every micro-batch's gradie
 """
 
 import functools
+from collections import Counter
 
 import mindspore as ms
 from mindspore import Tensor
@@ -20,9 +21,9 @@ class LocalWork:
     def __init__(self, network, params, compiled: bool, overlaps: bool):
         """overlaps: hand over the last micro-batch's gradients one by one, as the backward makes them."""
         self._network, self._params, self._overlaps = network, params, overlaps and not compiled
+        self._compiled = compiled
         self._gradients = gradient_function(network, params, compiled)
-        self._compiled_loss = ms.jit(self._loss) if compiled else self._loss
-        self._shapes: set[tuple] = set()  # of the micro-batches trained on; pictures of several sizes give several
+        self._loss = _OftenCompiled(network, compiled)
 
     def __call__(self, micro_batches, sums) -> list[tuple[float, float]]:
         pairs = []
@@ -34,7 +35,8 @@ class LocalWork:
             pairs.append((loss_sum, weight_sum))
             for number, grad in enumerate(grads):
                 sums.add(number, grad, i, last)
-        self._shapes.update(map(_shapes, micro_batches))
+        for batch in micro_batches:
+            self._loss.expect(batch)
         return [(float(loss.asnumpy()), float(weight.asnumpy())) for loss, weight in pairs]
 
     def _hooked(self, tensors, sums, micro_batch: int):
@@ -52,18 +54,39 @@ class LocalWork:
         """(loss_sum, weight_sum) of batches, without gradients."""
         totals = [0.0, 0.0]
         for batch in batches:
-            # A batch of a shape that training never had, the odd rest of a split, is not worth a compilation.
-            loss = self._compiled_loss if _shapes(batch) in self._shapes else self._loss
-            pair = loss(*(Tensor(array) for array in batch))
-            totals = [total + float(number.asnumpy()) for total, number in zip(totals, pair)]
+            totals = [total + float(number.asnumpy()) for total, number in zip(totals, self._loss(batch))]
         return totals[0], totals[1]
 
     def predict(self, batch, read):
         """read(output of the model) of a batch, as an array."""
-        return read(self._network.predict(*(Tensor(array) for array in batch)))
+        return read(self._prediction(batch))
 
-    def _loss(self, *batch):
-        return self._network(*batch)
+    @functools.cached_property
+    def _prediction(self):
+        return _OftenCompiled(self._network.predict, self._compiled)  # not every network predicts
+
+
+class _OftenCompiled:
+    """function(*batch), in a compiled run by ms.jit for those sets of shapes that come often enough to pay for it."""
+
+    ENOUGH = 64
+
+    def __init__(self, function, compiled: bool):
+        def plain(*batch):
+            return function(*batch)
+
+        self._plain, self._compiled = plain, ms.jit(plain) if compiled else plain
+        self._calls: Counter[tuple] = Counter()
+
+    def expect(self, batch) -> None:
+        """Batches of these shapes come often."""
+        self._calls[_shapes(batch)] = self.ENOUGH
+
+    def __call__(self, batch):
+        shapes = _shapes(batch)
+        self._calls[shapes] += 1
+        function = self._compiled if self._calls[shapes] > self.ENOUGH else self._plain
+        return function(*(Tensor(array) for array in batch))
 
 
 class PipelineWork:

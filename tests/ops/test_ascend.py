@@ -118,8 +118,14 @@ def test_operation_compiles_into_ascend_kernels(name):
     assert launched and not missing, f"{name}: no Ascend kernel for {sorted(missing)}"
 
 
-def test_argmin_compiles_into_ascend_kernels():
-    launched = primitives(Call(ascend.argmin), X)
+def end_to_end(*vectors):
+    return ascend.end_to_end(vectors)
+
+
+@pytest.mark.parametrize("function, inputs", [(ascend.argmin, (X,)), (end_to_end, (B.float(), B.float())),
+                                              (ascend.sum_of_squares, (B.float(),))])
+def test_operations_without_gradient_compile_into_ascend_kernels(function, inputs):
+    launched = primitives(Call(function), *inputs)
     assert launched and not without_kernel(launched)
 
 

@@ -182,3 +182,10 @@ def test_embedding_and_upsampling():
     check(lambda t: composed.embedding(t, Tensor(ids)), lambda t: t[ids], draw(4, 5))
     check(ops.upsample_nearest2, lambda x: x.repeat(2, 2).repeat(2, 3), draw(2, 3, 2, 3))
     check(ops.pad_right_bottom, lambda x: np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1))), draw(2, 3, 2, 3))
+
+
+def test_vectors_of_gradients():
+    x, y = draw(5), draw(3)
+    joined = composed.end_to_end([tensor(x), tensor(y)])
+    np.testing.assert_array_equal(joined.asnumpy(), np.concatenate([x, y]).astype(np.float32))
+    assert abs(float(composed.sum_of_squares(joined).asnumpy()) / ((x**2).sum() + (y**2).sum()) - 1) < 1e-6

@@ -73,7 +73,7 @@ def recipe_of(case: dict, folder: Path):
     return fake.make_recipe(
         folder / name_of(case), steps=case.get("steps", STEPS), batch=BATCH, save=case.get("save", 1000),
         accumulation=1 if pp > 1 else micro_batches, ema=case.get("ema", 0.0), trainer=trainer,
-        lr_schedule=schema.LrScheduleSection(learning_rate=0.003, warmup_steps=2),
+        lr_schedule=schema.LrScheduleSection(learning_rate=0.001, warmup_steps=2),
         parallel_config=schema.ParallelSection(
             dp, pipeline_stage=pp, micro_batch_num=micro_batches if pp > 1 else 1,
             optimizer_shard=case.get("zero", False), pipeline_schedule=case.get("schedule", "1f1b"),
