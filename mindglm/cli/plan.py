@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from mindglm.models import workload as workloads
     from mindglm.plan import hardware, layout, planner, search, text
 
-    loaded = recipe.load(args.recipe, args.overrides)
+    loaded = recipe.load(args.recipe, args.overrides, to_plan=True)
     machine = hardware.load(args.hardware or ("atlas800t-a2" if loaded.context.device_target == "Ascend" else "cpu"))
     total = sum(share for *_, share in args.size)
     shares = [(height, width, share / total) for height, width, share in args.size]

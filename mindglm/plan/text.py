@@ -110,6 +110,8 @@ def _step(plan: Plan) -> str:
     if plan.layout.stages > 1:
         lines.append(f"  schedule {plan.layout.schedule}: ranks wait for {plan.bubble:.1%} of its time; messages of "
                      f"{size(max(plan.messages()))} between stages")
+        if plan.layout.schedule == "zb_h1":
+            lines.append("  zb_h1 is planned only: mindglm train does not run it")
     lines.append(f"  {flops(plan.model_flops)} by the model ({flops(plan.executed_flops)} executed), MFU "
                  f"{plan.mfu:.1%}; {plan.images_per_second:,.2f} images and {plan.tokens_per_second:,.0f} tokens "
                  "a second")

@@ -29,7 +29,7 @@ def _lines(section: dict, path: str, given: Mapping[str, Place], indent: int) ->
 
 
 def origin(key: str, given: Mapping[str, Place]) -> str:
-    """Where a value comes from: file:line:column, command line, or default."""
+    """Where a value comes from: file:line:column, command line:number:column, or default."""
     return str(given[key]) if key in given else "default"
 
 

@@ -22,13 +22,15 @@ class Resolved:
     """Dotted key -> place of its value; a key that is not in it has its default."""
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: str | Path, overrides: Sequence[str] = (), to_plan: bool = False) -> Recipe:
     """Reads and checks a recipe file.
 
     `overrides` are `dotted.key=value` texts, the value read as YAML; later ones win.
-    Raises UserError that lists all mistakes, one a line, as `file:line:column: key: given, expected, what to do`.
+    to_plan: the recipe is only planned, so that what the planner takes and the trainer does not is no mistake.
+    Raises UserError that lists all mistakes, one a line, as `file:line:column: key: given, expected, what to do`; in
+    overrides as `command line:number:column: ...`.
     """
-    return resolve(path, overrides).recipe
+    return _resolve(read(path), str(path), overrides, to_plan).recipe
 
 
 def loads(text: str, name: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
@@ -41,14 +43,14 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     return _resolve(read(path), str(path), overrides)
 
 
-def _resolve(text: str, name: str, overrides: Sequence[str]) -> Resolved:
+def _resolve(text: str, name: str, overrides: Sequence[str], to_plan: bool = False) -> Resolved:
     problems: list[Problem] = []
     tree = include(parse(text, name, problems), name, problems)
-    for override in overrides:
-        graft(tree, override, problems)
+    for number, override in enumerate(overrides, 1):
+        graft(tree, override, number, problems)
     reader = Reader(problems, partial=any(problem.key == BASE for problem in problems))
     recipe = reader.read_recipe(tree)
-    for path, message in rules.violations(reader.parts):
+    for path, message in rules.violations(reader.parts, to_plan):
         problems.append(Problem(reader.place(path), path, message))
     if problems:
         raise UserError(_report(name, problems))

@@ -1,7 +1,7 @@
 """What a recipe's values must satisfy among themselves: each rule yields (dotted key, given, expected).
 
 A rule that touches a value which is missing or of the wrong type is passed over: that mistake has been reported, and
-the other rules still speak.
+the other rules still speak. RUN_RULES hold for a recipe that is to be trained, not for one that is only planned.
 """
 
 import math
@@ -54,11 +54,15 @@ class Part:
         raise Broken(name)
 
 
-def violations(parts: Mapping[str, Part]) -> Iterator[tuple[str, str]]:
-    """(dotted key, message) of each broken rule over `parts`, the sections by dotted path ("" is the recipe itself)."""
+def violations(parts: Mapping[str, Part], to_plan: bool = False) -> Iterator[tuple[str, str]]:
+    """(dotted key, message) of each broken rule over `parts`, the sections by dotted path ("" is the recipe itself).
+
+    to_plan: without RUN_RULES.
+    """
     for path, part in parts.items():
         prefix = f"{path}." if path else ""
-        for rule in (_ranges, *PART_RULES.get(part.cls, ())):
+        to_run = () if to_plan else RUN_RULES.get(part.cls, ())
+        for rule in (_ranges, *PART_RULES.get(part.cls, ()), *to_run):
             yield from _spoken(prefix, rule, part)
     for paths, rule in CROSS_RULES:
         if all(path in parts for path in paths):
@@ -160,6 +164,17 @@ PART_RULES: dict[type, tuple[Callable[..., Violations], ...]] = {
     CheckpointSection: (_prefix,),
     **STRUCTURE_RULES,
 }
+
+
+def _executor_runs_schedule(parallel: ParallelSection) -> Violations:
+    if parallel.pipeline_schedule == "zb_h1":
+        yield "pipeline_schedule", "zb_h1", (
+            "1f1b or interleaved: MindSpore's tape gives the weight gradients apart only by computing the input "
+            "gradients twice, which costs more than the bubble that zb_h1 fills; only `mindglm plan` takes it")
+
+
+RUN_RULES: dict[type, tuple[Callable[..., Violations], ...]] = {ParallelSection: (_executor_runs_schedule,)}
+"""What the planner can tell of and the trainer cannot run."""
 
 
 # ---- several sections; keys are dotted from the top

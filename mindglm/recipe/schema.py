@@ -73,7 +73,7 @@ class ParallelSection:
     micro_batch_num: int = 1
     """With pipeline_stage: micro-batches that pass through the pipeline, times gradient_accumulation_steps."""
     pipeline_schedule: Literal["gpipe", "1f1b", "interleaved", "zb_h1"] = "1f1b"
-    """Who computes which micro-batch when: mindglm/plan/schedules.py."""
+    """Who computes which micro-batch when: mindglm/plan/schedules.py. zb_h1 is planned only, not trained with."""
     pipeline_chunks: int = 1
     """Parts of the model a process holds; more than 1 with interleaved only."""
     pipeline_cuts: tuple[int, ...] = ()
@@ -312,8 +312,6 @@ class MonitorSection:
     """Also write TensorBoard events."""
     sample_step_interval: int = 0
     """Steps between two sample pictures. 0: none."""
-    sample_prompts: tuple[str, ...] = ()
-    """Prompts of the sample pictures, where the objective draws from prompts."""
     weights_hash_interval: int = 100
     """Steps between two lines of ledger.jsonl that hold a digest of the weights. 0: never."""
 

@@ -6,7 +6,8 @@ number (1e-6 too), or else text: `no` is a word here and `010` is no number, unl
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -33,12 +34,13 @@ class Place:
 
     file: str
     """A path, or COMMAND_LINE."""
-    line: int = 0
-    column: int = 0
-    """Both from 1; 0 where there is none."""
+    line: int
+    """From 1; of the command line: which of its overrides."""
+    column: int
+    """From 1; of the command line: in that override."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{self.file}:{self.line}:{self.column}"
 
 
 class Invalid:
@@ -106,7 +108,7 @@ def parse(text: str, name: str, problems: list[Problem]) -> Item:
     about it. Mistakes that leave the rest readable, such as a key given twice, are appended to `problems`.
     """
     try:
-        tree = _Builder(name, problems).build(text)
+        tree = _Builder(lambda mark: Place(name, mark.line + 1, mark.column + 1), problems).build(text)
     except yaml.YAMLError as error:
         raise UserError(_yaml_message(name, error)) from None
     if tree is None or not isinstance(tree.value, dict):
@@ -116,24 +118,27 @@ def parse(text: str, name: str, problems: list[Problem]) -> Item:
     return tree
 
 
-def graft(tree: Item, override: str, problems: list[Problem]) -> None:
-    """Sets one `dotted.key=value` of the command line in the tree; the value is read as YAML."""
-    here = Place(COMMAND_LINE)
+def graft(tree: Item, override: str, number: int, problems: list[Problem]) -> None:
+    """Sets one `dotted.key=value` of the command line, its `number`-th from 1, in the tree; the value is YAML."""
     key, equals, text = override.partition("=")
-    path = key.strip().split(".")
+    begin = Place(COMMAND_LINE, number, len(key) - len(key.lstrip()) + 1)
+    behind = Place(COMMAND_LINE, number, len(key) + len(equals) + 1)
+    key = key.strip()
+    path = key.split(".")
     if not equals or not all(path):
         told = f"given {override!r}, expected key=value such as runner_config.stop_step=100"
-        problems.append(Problem(here, "", told))
+        problems.append(Problem(begin, "", told))
         return
     if path == [BASE]:
-        problems.append(Problem(here, BASE, "is read from the recipe file only; name another file to train by"))
+        problems.append(Problem(begin, BASE, "is read from the recipe file only; name another file to train by"))
         return
     try:
-        value = _Builder(COMMAND_LINE, problems, key.strip()).build(text) or Item(None, here, here)
+        # Characters count, not lines: an argument is one line to the shell, whatever it holds.
+        value = _Builder(lambda mark: replace(behind, column=behind.column + mark.index), problems, key).build(text)
     except yaml.YAMLError:
-        problems.append(Problem(here, key, f"given {text!r}, which is no YAML value; put quotes around text"))
+        problems.append(Problem(behind, key, f"given {text!r}, which is no YAML value; put quotes around text"))
         return
-    section = tree
+    section, here = tree, begin
     for depth, part in enumerate(path[:-1]):
         if part not in section.value:
             section.value[part] = Item({}, here, here)
@@ -144,7 +149,8 @@ def graft(tree: Item, override: str, problems: list[Problem]) -> None:
             above = ".".join(path[: depth + 1])
             problems.append(Problem(here, key, f"{above} holds a value, not a section; override {above} itself"))
             return
-    section.value[path[-1]] = value
+        here = replace(here, column=here.column + len(part) + 1)
+    section.value[path[-1]] = Item(value.value, value.where, here) if value else Item(None, behind, here)
 
 
 def include(tree: Item, name: str, problems: list[Problem]) -> Item:
@@ -193,8 +199,9 @@ def scalar(text: str) -> object:
 class _Builder:
     """Parser events -> Items, without recursion."""
 
-    def __init__(self, name: str, problems: list[Problem], path: str = ""):
-        self._name, self._problems, self._root_path = name, problems, path
+    def __init__(self, place: Callable[[yaml.Mark], Place], problems: list[Problem], path: str = ""):
+        """place: where a mark of the parser stands. path: dotted key of the whole."""
+        self._place_of, self._problems, self._root_path = place, problems, path
         self._stack: list[_Open] = []
         self._anchors: dict[str, Item] = {}
         self._root: Item | None = None
@@ -220,9 +227,7 @@ class _Builder:
         return self._root
 
     def _place(self, event) -> Place:
-        if self._name == COMMAND_LINE:
-            return Place(COMMAND_LINE)
-        return Place(self._name, event.start_mark.line + 1, event.start_mark.column + 1)
+        return self._place_of(event.start_mark)
 
     def _path(self) -> str:
         """Dotted key of what comes next."""

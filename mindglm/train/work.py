@@ -69,7 +69,7 @@ class LocalWork:
 class _OftenCompiled:
     """function(*batch), in a compiled run by ms.jit for those sets of shapes that come often enough to pay for it."""
 
-    ENOUGH = 64
+    ENOUGH = 16
 
     def __init__(self, function, compiled: bool):
         def plain(*batch):

@@ -40,7 +40,7 @@ def trainer_in(folder: Path, minutes: float, in_background: bool, mode: int):
     from mindglm.train.objectives import build
     from tests.parallel import same_run_worker as runs
 
-    steps = int(6000 * minutes) + 1000  # 10 ms a step
+    steps = int(900 * minutes) + 1000  # 67 ms a step
     settings = dataclasses.replace(
         runs.recipe_of({"task": "ar", "ema": 0.9}, folder), context=schema.ContextSection(mode=mode),
         lr_schedule=schema.LrScheduleSection(learning_rate=1e-3, total_steps=100),

@@ -66,6 +66,41 @@ def test_a_recipe_without_ascend_is_planned_for_this_machine(capsys):
     assert "this machine's CPU" in text and "1,334,976 trained parameters" in text and "MiB" in text
 
 
+def test_a_schedule_that_the_trainer_refuses_is_planned(capsys):
+    usual, zero = (out(capsys, AR, *STAGED, f"parallel_config.pipeline_schedule={kind}") for kind in ("1f1b", "zb_h1"))
+    waits = [float(re.search(r"ranks wait for ([\d.]+)%", text)[1]) for text in (usual, zero)]
+    assert waits[1] < waits[0]
+    assert "zb_h1 is planned only" in zero and "planned only" not in usual
+
+
+def test_measured_storage_changes_the_seconds_of_a_checkpoint(capsys, tmp_path):
+    """The AR generator: 8,914,788,352 parameters, master and two moments in float32, written by one node at 2 GB/s."""
+    usual = json.loads(out(capsys, AR, *STAGED, "--json"))
+    assert usual["checkpoint_bytes"] == 8_914_788_352 * 12 and usual["layout"]["nodes"] == 1
+    assert usual["checkpoint_seconds"] == pytest.approx(106_977_460_224 / 2e9)
+    four = json.loads(out(capsys, AR, *STAGED, "--nodes", "4", "parallel_config.optimizer_shard=true", "--json"))
+    assert four["checkpoint_seconds"] == pytest.approx(106_977_460_224 / 2e9 / 4)
+    measured = tmp_path / "measured.yaml"
+    measured.write_text("base: atlas800t-a2\nstorage_bandwidth: 0.5e+9\n")
+    slow = json.loads(out(capsys, AR, *STAGED, "--hardware", str(measured), "--json"))
+    assert slow["checkpoint_bytes"] == usual["checkpoint_bytes"]
+    assert slow["checkpoint_seconds"] == pytest.approx(106_977_460_224 / 0.5e9)
+    written = 4000 // 250
+    assert (slow["run_days"] - usual["run_days"]) * 86400 == pytest.approx(written * 106_977_460_224 * (2 - 0.5) / 1e9)
+    assert f"takes {106_977_460_224 / 0.5e9:.3f} s every 250 steps" in out(
+        capsys, AR, *STAGED, "--hardware", str(measured))
+
+
+@pytest.mark.parametrize("recipe, trainer", [("vae", "vae_reconstruction"), ("tokenizer", "vq_reconstruction"),
+                                             ("glyph", "glyph_alignment")])
+def test_other_trainers_get_one_message(recipe, trainer, capsys):
+    for more in ([], ["--search"], ["--json"]):
+        assert cli.main(["plan", str(ROOT / "recipes" / "nano" / f"{recipe}.yaml"), *more]) == 2
+        printed, told = capsys.readouterr()
+        assert not printed and told == (f"mindglm: trainer.type {trainer} is not planned: only ar_next_token and "
+                                        "flow_matching train models that are large and cut into units\n")
+
+
 def test_search(capsys):
     text = out(capsys, DIT, "--search", "--nodes", "2", "--size", "1024x1024")
     assert "on 16 devices" in text and text.count("interleaved") + text.count("1f1b") >= 5
@@ -96,7 +131,6 @@ def test_page(capsys, tmp_path):
     ([AR, "--hardware", "a100"], "expected one of atlas800t-a2"),
     ([AR, *STAGED, "--nodes", "3", "--hardware", "cpu"], "expected a multiple of 8"),
     ([AR, *STAGED, "parallel_config.pipeline_stge=2"], "nearest"),
-    ([str(ROOT / "recipes/nano/vae.yaml")], "only ar_next_token and flow_matching"),
     ([AR, "--search", "--nodes", "513"], "up to 4096"),
     ([AR, "--html", "/nowhere/page.html"], "cannot be written")])
 def test_mistakes(arguments, words, capsys):

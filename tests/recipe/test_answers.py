@@ -36,7 +36,7 @@ def test_show_says_where_every_value_comes_from(tmp_path):
     assert found["stop_step"] == f"{path}:3:14"
     assert found["betas"] == f"{path}:4:20"
     assert found["global_batch_size"] == f"{base}:3:36"
-    assert found["decay"] == found["mode"] == "command line"
+    assert (found["decay"], found["mode"]) == ("command line:1:11", "command line:2:16")
     assert found["device_target"] == found["weight_decay"] == "default"
     values = {line.split("#")[0].strip() for line in page.splitlines()}
     assert "stop_step: 20" in values and "betas: [0.8, 0.9]" in values and "eps: 1.0e-08" in values
@@ -47,7 +47,7 @@ def test_diff_names_both_values_their_places_and_what_a_resume_would_say(tmp_pat
     second = written(tmp_path, recipe_text().replace("1.e-3", "2e-3"), "b.yaml")
     told = answers.diff(recipe.resolve(first), recipe.resolve(second, ["checkpoint.keep_checkpoint_max=5"]))
     assert told == (
-        "checkpoint.keep_checkpoint_max\n  - 2  # default\n  + 5  # command line\n"
+        "checkpoint.keep_checkpoint_max\n  - 2  # default\n  + 5  # command line:1:32\n"
         f"  on resume: safe ({differences.class_of('checkpoint')[1]})\n"
         f"lr_schedule.learning_rate\n  - 0.001  # {first}:4:30\n  + 0.002  # {second}:4:30\n"
         "  on resume: numerics (the learning rate)\n")

@@ -66,7 +66,7 @@ def test_override_of_values_sections_and_lists():
         overrides=[
             "runner_config.stop_step=7",
             "objective.preview_weight=3",
-            "monitor_config.sample_prompts=[a cat, 'a sign that says \"NO\"']",
+            "model.fresh=[a cat, 'a sign that says \"NO\"']",
             "context={mode: 0}",
             "pretrained_model_dir=",
             "lr_schedule.learning_rate=5e-4",
@@ -76,7 +76,7 @@ def test_override_of_values_sections_and_lists():
     )
     assert loaded.runner_config.stop_step == 7 and loaded.lr_total_steps == 7
     assert loaded.objective.preview_weight == 3.0
-    assert loaded.monitor_config.sample_prompts == ("a cat", 'a sign that says "NO"')
+    assert loaded.model.fresh == ("a cat", 'a sign that says "NO"')
     assert loaded.context.mode == 0 and loaded.pretrained_model_dir is None
     assert loaded.lr_schedule.learning_rate == 5e-4
     assert loaded.seed == 2
@@ -86,11 +86,25 @@ def test_mistakes_on_the_command_line_are_named_so():
     lines = refused(
         recipe_text(), "runner_config.stop_stp=7", "seed", "seed=[", "output_dir.x=1", "ema.decay=high", "=3"
     )
-    assert all(line.startswith("command line: ") for line in lines) and len(lines) == 6
-    assert any("nearest name: stop_step" in line for line in lines)
-    assert any("key=value" in line for line in lines)
-    assert any("output_dir holds a value, not a section" in line for line in lines)
-    assert any("ema.decay: given 'high', expected a number" in line for line in lines)
+    told = ["1:15: runner_config.stop_stp: unknown key; nearest name: stop_step",
+            "2:1: given 'seed', expected key=value", "3:6: seed: given '[', which is no YAML value",
+            "4:1: output_dir.x: output_dir holds a value, not a section",
+            "5:11: ema.decay: given 'high', expected a number", "6:1: given '=3', expected key=value"]
+    assert len(lines) == len(told)
+    assert all(line.startswith(f"command line:{start}") for line, start in zip(lines, told)), lines
+
+
+@pytest.mark.parametrize("override, place, key", [
+    ("ema={decay: 0.5, wramup_steps: 3}", 18, "ema.wramup_steps"),
+    ("ema={decay: 0.5,\n warmup_steps: [é]}", 33, "ema.warmup_steps"),
+    (" optimizer.betas = [0.9, 日]", 26, "optimizer.betas[1]"),
+    ("model.model_config.vq_config.embed=3", 30, "model.model_config.vq_config.embed"),
+    ("seed=", 6, "seed"),
+    ("optimiser.betas=[0.9, 0.95]", 1, "optimiser")])
+def test_a_mistake_in_an_override_is_told_with_its_number_and_column(override, place, key):
+    """Here the second of three; the others are right."""
+    (line,) = refused(recipe_text(), "seed=1", override, "context.mode=1")
+    assert line.startswith(f"command line:2:{place}: {key}: ")
 
 
 def test_all_mistakes_at_once_in_the_order_of_the_file():
@@ -144,8 +158,8 @@ model:
         (("seed: 1", "context: {mode: '0'}"), "context.mode: given '0', expected one of 0, 1"),
         (("seed: 1", "context: {mode: true}"), "context.mode: given true, expected one of 0, 1"),
         (
-            ("seed: 1", "monitor_config: {sample_prompts: [false]}"),
-            "r.yaml:9:35: monitor_config.sample_prompts[0]: given false, expected text; put it in quotes",
+            ("seed: 1", "optimizer: {no_decay: [false]}"),
+            "r.yaml:9:24: optimizer.no_decay[0]: given false, expected text; put it in quotes",
         ),
         (
             ("output_dir: out", "output_dir: 2024"),

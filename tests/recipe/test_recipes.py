@@ -19,8 +19,11 @@ from tests.recipe.shipped import RECIPES, ROOT, relative
 FULL_SIZE = plan_heads.FULL_SIZE
 STAGES = [path for path in FULL_SIZE if path.parent.name == "glm_image"]
 VARIANTS = [path for path in FULL_SIZE if path not in STAGES]
+OWN_RUNS = [path for path in VARIANTS if "from_released" in path.stem and path.parent.name in ("16_nodes", "128_nodes")]
+SAME_RUNS = [path for path in VARIANTS if path not in OWN_RUNS]
 PRETRAINING = {"ar_9b_pretrain_256", "ar_9b_pretrain_512", "ar_9b_pretrain_mixed", "dit_7b_pretrain_256",
                "dit_7b_pretrain_512", "dit_7b_pretrain_1024", "dit_7b_pretrain_mixed"}
+FROM_RELEASED = {"ar_9b_from_released", "dit_7b_from_released"}
 LAYOUT = ("parallel_config", "recompute_config", "runner_config.gradient_accumulation_steps")
 DEVICES_PER_NODE = 8
 
@@ -46,10 +49,9 @@ def test_all_recipes_are_there():
     counts = {}
     for path in FULL_SIZE:
         counts.setdefault(path.stem, set()).add(nodes(path))
-    assert {name for name, found in counts.items() if found == {1, 4, 16, 128}} == PRETRAINING
-    assert {name: found for name, found in counts.items() if name not in PRETRAINING} == {
-        "ar_9b_sft": {1, 4, 16}, "dit_7b_sft": {1, 4, 16},
-        "ar_9b_from_released": {1, 4}, "dit_7b_from_released": {1, 4}}
+    assert {name for name, found in counts.items() if found == {1, 4, 16, 128}} == PRETRAINING | FROM_RELEASED
+    assert {name: found for name, found in counts.items() if name not in PRETRAINING | FROM_RELEASED} == {
+        "ar_9b_sft": {1, 4, 16}, "dit_7b_sft": {1, 4, 16}}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=relative)
@@ -99,7 +101,7 @@ def test_layout_fills_the_nodes(path):
     assert parallel.data_parallel * parallel.pipeline_stage == nodes(path) * DEVICES_PER_NODE
 
 
-@pytest.mark.parametrize("path", VARIANTS, ids=relative)
+@pytest.mark.parametrize("path", SAME_RUNS, ids=relative)
 def test_other_node_counts_are_the_same_run(path):
     """Only the layout differs from the recipe of that name, so that a run may go on with more or fewer nodes."""
     main = path.parents[1] / path.name
@@ -107,8 +109,23 @@ def test_other_node_counts_are_the_same_run(path):
     assert changes and all(change.key.startswith(LAYOUT) and change.kind == "safe" for change in changes)
 
 
+@pytest.mark.parametrize("path", OWN_RUNS, ids=relative)
+def test_more_nodes_for_released_weights_are_runs_of_their_own(path):
+    """A batch for one server cannot be shared by so many: two pictures a device, all else as in the recipe it is of."""
+    main, own = recipe.load(path.parents[1] / path.name), recipe.load(path)
+    changed = {change.key for change in differences.between(recipe.to_yaml(main), recipe.to_yaml(own))}
+    others = {key for key in changed if not key.startswith(LAYOUT)}
+    starts = {"pretrained_model_dir"} if path.stem.startswith("dit") else set()
+    assert others == {"output_dir", "runner_config.global_batch_size"} | starts
+    assert own.runner_config.global_batch_size == 2 * DEVICES_PER_NODE * nodes(path)
+    assert own.output_dir == f"{main.output_dir}_{path.parent.name}"
+    if starts:
+        ar = recipe.load(path.with_name("ar_9b_from_released.yaml"))
+        assert own.pretrained_model_dir == f"{ar.output_dir}/model"
+
+
 def test_output_folders_are_not_shared():
-    folders = [recipe.load(path).output_dir for path in RECIPES if path not in VARIANTS]
+    folders = [recipe.load(path).output_dir for path in RECIPES if path not in SAME_RUNS]
     assert len(set(folders)) == len(folders)
 
 

@@ -99,7 +99,7 @@ def test_files_without_end_are_not_read(tmp_path):
 def base(tmp_path):
     (tmp_path / "common").mkdir()
     path = tmp_path / "common" / "base.yaml"
-    path.write_text(recipe_text() + "monitor_config: {log_interval: 5, sample_prompts: [a, b]}\n")
+    path.write_text(recipe_text() + "monitor_config: {log_interval: 5}\noptimizer: {no_decay: [a, b]}\n")
     return path
 
 
@@ -110,10 +110,10 @@ def above(tmp_path, text):
 
 
 def test_a_base_is_gone_over_key_by_key(tmp_path, base):
-    path = above(tmp_path, "runner_config: {stop_step: 7}\nmonitor_config: {sample_prompts: [c]}\n")
+    path = above(tmp_path, "runner_config: {stop_step: 7}\noptimizer: {no_decay: [c]}\n")
     loaded, below = recipe.load(path, ["runner_config.global_batch_size=8"]), recipe.load(base)
     assert (loaded.runner_config.stop_step, loaded.runner_config.global_batch_size) == (7, 8)
-    assert loaded.monitor_config.sample_prompts == ("c",) and loaded.monitor_config.log_interval == 5
+    assert loaded.optimizer.no_decay == ("c",) and loaded.monitor_config.log_interval == 5
     assert loaded.model == below.model and below.runner_config.global_batch_size == 16
 
 
@@ -127,7 +127,8 @@ def test_mistakes_of_file_base_and_command_line_are_told_at_once(tmp_path, base)
     with pytest.raises(UserError) as caught:
         recipe.load(path, ["ema.decay=2"])
     lines = [line.strip() for line in str(caught.value).splitlines()]
-    assert [line.split(": ")[0] for line in lines[1:]] == [f"{path}:2:1", f"{base}:{END + 1}:32", "command line"]
+    assert [line.split(": ")[0] for line in lines[1:]] == [f"{path}:2:1", f"{base}:{END + 1}:32",
+                                                          "command line:1:11"]
 
 
 @pytest.mark.parametrize("line, told", [
@@ -152,14 +153,15 @@ def test_nothing_is_called_missing_that_the_unread_base_may_hold(tmp_path):
 
 
 def test_the_command_line_gives_no_base(tmp_path, base):
-    with pytest.raises(UserError, match="^command line: base: is read from the recipe file only"):
+    with pytest.raises(UserError, match="^command line:1:1: base: is read from the recipe file only"):
         recipe.load(base, ["base=x.yaml"])
 
 
 def test_overrides_may_not_carry_tags_or_sections_for_values():
     lines = refused(recipe_text(), "seed=!!python/name:os.system", "ema=&a [*a]", "trainer.type=[*b]")
-    assert all(line.startswith("command line: ") for line in lines)
-    assert any("given the YAML tag" in line for line in lines)
+    assert all(line.startswith("command line:") for line in lines)
+    assert any(line.startswith("command line:1:6: seed: given the YAML tag") for line in lines)
+    assert any(line.startswith("command line:2:9: ema[0]: given *a, which stands for the section") for line in lines)
 
 
 @pytest.mark.parametrize("text", ["1e-6", "no", "true", "null", "~", "3", "a: b", "#", "'", "日本", "", "1.5", "-"])
