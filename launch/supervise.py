@@ -147,9 +147,10 @@ class Node:
             self._echo()
             now = time.monotonic()
             failed = self._first_failed()
+            fault = failed is not None and failed.exit_code not in STOPPED
+            if fault and (result is None or self.requests.signals and not self.requests.kill):
+                return self._report(failed)  # also who was asked to save and leave, and could not
             if result is None:
-                if failed is not None and failed.exit_code not in STOPPED:
-                    return self._report(failed)
                 if failed is not None:
                     say(f"{failed.name} leaves, told to by a signal ({failed.how()}); waiting for the others")
                     result, deadline = failed.exit_code, now + SCHEDULER_SECONDS

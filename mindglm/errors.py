@@ -1,9 +1,14 @@
 """The one exception that means "the user can mend this", and how a command ends: message, exit code, no traceback."""
 
+import os
+import select
 import sys
 from collections.abc import Callable
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_PIPE = 141
+"""As shells tell of a program that SIGPIPE ended."""
+STDOUT = 1
 
 
 class UserError(Exception):
@@ -16,13 +21,29 @@ class UserError(Exception):
 def exit_code(command: Callable[[], int | None]) -> int:
     """Run `command` and return how the process should exit: 0 done, 2 bad input, 130 Ctrl-C; faults pass through.
 
-    A command that answers yes or no returns its own code; None is 0.
+    A command that answers yes or no returns its own code; None is 0. One whose reader has gone, as behind `| head`,
+    ends without a word: 141.
     """
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"mindglm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("mindglm: interrupted; the same command goes on from what is complete", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if not _reader_has_gone():  # another pipe or socket broke: a fault
+            raise
+        with open(os.devnull, "wb") as nowhere:  # takes what Python still writes at its end
+            os.dup2(nowhere.fileno(), STDOUT)
+        return EXIT_PIPE
+
+
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

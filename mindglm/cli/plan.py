@@ -4,10 +4,12 @@ Imports no MindSpore and answers at once. Times are planned from public figures 
 """
 
 import argparse
+import dataclasses
 import json
 
 from mindglm import recipe
 from mindglm.cli.types import count, natural, weight
+from mindglm.errors import UserError
 from mindglm.recipe import sizes
 
 
@@ -44,18 +46,19 @@ def run(args: argparse.Namespace) -> None:
     loaded = recipe.load(args.recipe, args.overrides, to_plan=True)
     machine = hardware.load(args.hardware or ("atlas800t-a2" if loaded.context.device_target == "Ascend" else "cpu"))
     total = sum(share for *_, share in args.size)
+    if args.size and not total:
+        raise UserError("--size: given 0 as every share, expected one above 0; leave =0 out")
     shares = [(height, width, share / total) for height, width, share in args.size]
     work = workloads.of_recipe(loaded, machine.form, shares, args.prompt_tokens, args.glyph_tokens)
     stated = layout.of_recipe(loaded)
-    if args.nodes and not args.search:
-        stated = layout.on_devices(stated, work, args.nodes * machine.devices_per_node)
     if args.search:
         devices = args.nodes * machine.devices_per_node if args.nodes else stated.devices
         found = search.best(work, machine, devices)
         print(json.dumps(search.as_numbers(found, args.recipe)) if args.json else search.told(found, args.recipe))
-        plan = found.plans[0] if found.plans else None
+        plan = dataclasses.replace(found.plans[0], stated=stated) if found.plans else None
     else:
-        plan = planner.plan(work, stated, machine)
+        filling = layout.on_devices(stated, work, args.nodes * machine.devices_per_node) if args.nodes else stated
+        plan = planner.plan(work, filling, machine, stated=stated)
         print(json.dumps(text.as_numbers(plan, args.recipe)) if args.json else text.told(plan, args.recipe))
     if args.html and plan:
         from mindglm.plan import page

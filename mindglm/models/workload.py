@@ -17,6 +17,7 @@ from mindglm.models.ar_generator.processor import target_grids
 from mindglm.models.dit_decoder import costs as dit_costs
 from mindglm.models.dit_decoder import flops as dit_flops
 from mindglm.plan.workload import Sample, Workload
+from mindglm.recipe import sizes as sizes_of
 
 DEFAULT_SIZE = (1024, 1024)
 PROMPT_TOKENS, GLYPH_TOKENS = 64, 32
@@ -50,7 +51,8 @@ def of_recipe(recipe, form: str, sizes: Sequence[tuple[int, int, float]] = (), p
         samples=_merged(samples), global_batch=recipe.runner_config.global_batch_size,
         steps=recipe.runner_config.stop_step, weight_bytes=weight_bytes,
         reduce_bytes=2 if recipe.precision.reduce_dtype == "bfloat16" else 4, no_decay=recipe.optimizer.no_decay,
-        keeps_average=recipe.ema.decay > 0, overlaps=recipe.context.mode == 1,
+        keeps_average=recipe.ema.decay > 0, compiled=recipe.context.mode == 0,
+        frozen=bool(recipe.model.frozen), strict=recipe.strict_numerics,
         checkpoint_interval=recipe.checkpoint.save_checkpoint_steps,
         checkpoints_kept=recipe.checkpoint.keep_checkpoint_max, notes=tuple(notes))
 
@@ -61,7 +63,7 @@ def _sizes(recipe, notes: list[str]) -> list[tuple[int, int, float]]:
     index = Path(folder, "index.json") if folder else None
     named = recipe.train_dataset.sizes
     if index is not None and index.is_file():
-        return _sizes_of_dataset(json.loads(index.read_text(encoding="utf-8")), named, folder, notes)
+        return _sizes_of_dataset(_buckets(index), named, folder, notes)
     if named:
         notes.append(f"the {len(named)} sizes of train_dataset.buckets equally often")
         return [(height, width, 1 / len(named)) for height, width in named]
@@ -70,9 +72,23 @@ def _sizes(recipe, notes: list[str]) -> list[tuple[int, int, float]]:
     return [(height, width, 1.0)]
 
 
-def _sizes_of_dataset(index: dict, named, folder: str, notes: list[str]) -> list[tuple[int, int, float]]:
+def _buckets(path: Path) -> list[dict]:
+    """Height, width and number of training pictures of each size of a dataset. UserError for a file of another kind."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        buckets = index.get("buckets") or [{"height": index["height"], "width": index["width"], "train": 1}]
+        for bucket in buckets:
+            size, count = (bucket["height"], bucket["width"]), bucket["train"]
+            if not all(type(number) is int and number >= 0 for number in (*size, count)) or sizes_of.fault(size):
+                raise ValueError(f"a size {bucket}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: expected what `mindglm prepare` writes, but it is damaged or of another kind "
+                        f"({type(error).__name__}: {error}); prepare the dataset again, or plan with --size") from error
+    return buckets
+
+
+def _sizes_of_dataset(buckets: list[dict], named, folder: str, notes: list[str]) -> list[tuple[int, int, float]]:
     """named: the sizes that the recipe takes of it; (): all."""
-    buckets = index.get("buckets") or [{"height": index["height"], "width": index["width"], "train": 1}]
     taken = [bucket for bucket in buckets
              if bucket["train"] and (not named or (bucket["height"], bucket["width"]) in named)]
     total = sum(bucket["train"] for bucket in taken)

@@ -202,22 +202,30 @@ def begin_all_reduce_sum(bucket, group: Group | None = None, tag: str = "bucket"
     return wait
 
 
-def reduce_scatter_sum(flat, group: Group | None = None, tag: str = "bucket"):
-    """This rank's part (flat.size / group size elements, by its index) of the sum of the ranks' flat Tensors."""
+def begin_reduce_scatter_sum(flat, group: Group | None = None, tag: str = "bucket"):
+    """Returns at once a function that waits and gives this rank's part (flat.size / group size elements, by its index)
+    of the sum of the ranks' flat Tensors. Beside later computation as begin_all_reduce_sum.
+    """
     members = _of(group)
     assert flat.shape[0] % members.size == 0, f"{flat.shape[0]} elements over {members.size} ranks"
     if members.size == 1:
-        return flat
+        return lambda: flat
     from mindspore import mint
 
     part = flat.shape[0] // members.size
-    if _has_scatter():
-        mine = mint.zeros((part,), dtype=flat.dtype)
+    if not _has_scatter():
+        start, wait_for_all = members.index * part, begin_all_reduce_sum(flat.copy(), members, tag)
+        return lambda: wait_for_all()[start:start + part]
+    mine = mint.zeros((part,), dtype=flat.dtype)
+    with named_failures("reduce_scatter", tag, members.ranks):
+        handle = mint.distributed.reduce_scatter_tensor(mine, flat, group=members.name, async_op=True)
+
+    def wait(_=flat):  # held until the collective has read it
         with named_failures("reduce_scatter", tag, members.ranks):
-            mint.distributed.reduce_scatter_tensor(mine, flat, group=members.name)
+            handle.wait()
         return mine
-    start = members.index * part
-    return all_reduce_sum(flat.copy(), members, tag)[start:start + part]
+
+    return wait
 
 
 def all_gather(flat, group: Group | None = None, tag: str = "bucket"):

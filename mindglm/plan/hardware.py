@@ -5,6 +5,7 @@ of measured figures: {base: atlas800t-a2, matmul_efficiency: 0.61, ...}; what it
 """
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +148,34 @@ def _from_file(path: Path) -> Hardware:
         raise UserError(f"{path}: expected figures by name with `base:` one of {', '.join(NAMES)}")
     base = _named(given.pop("base"))
     numbers = {field.name for field in dataclasses.fields(Hardware) if field.type in (int, float)}
-    faults = [f"{name}: given {value!r}, expected a number above 0" if name in numbers else
-              f"{name} is no figure; expected one of {', '.join(sorted(numbers))}" for name, value in given.items()
-              if name not in numbers or not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0]
+    figures = {name: _number(value) for name, value in given.items()}
+    faults = [f"{name}: given {given[name]!r}, expected {_expected(name)}" if name in numbers else
+              f"{name} is no figure; expected one of {', '.join(sorted(numbers))}"
+              for name, value in figures.items() if name not in numbers or not _possible(name, value)]
     if faults:
         raise UserError("\n".join(f"{path}: {fault}" for fault in faults))
+    if "devices_per_node" in figures:
+        figures["devices_per_node"] = int(figures["devices_per_node"])
     sources = ((" ".join(given), f"measured: {path}"), *base.sources) if given else base.sources
-    return dataclasses.replace(base, **given, title=f"{base.title}, with figures of {path}", sources=sources)
+    return dataclasses.replace(base, **figures, title=f"{base.title}, with figures of {path}", sources=sources)
+
+
+def _number(value: object) -> float:
+    """NaN for what is none. YAML 1.1 takes 3e9 and 354.0e12, which have no sign behind the e, for text."""
+    if isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _possible(name: str, value: float) -> bool:
+    return value > 0 and math.isfinite(value) and not (name.endswith("_efficiency") and value > 1) and (
+        name != "devices_per_node" or value.is_integer())
+
+
+def _expected(name: str) -> str:
+    if name == "devices_per_node":
+        return "a whole number of at least 1"
+    return "a share above 0 and at most 1" if name.endswith("_efficiency") else "a finite number above 0"

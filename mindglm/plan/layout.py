@@ -34,6 +34,11 @@ class Layout:
         """Stages of the model, chunks counted: part i lies on place i % stages."""
         return self.stages * self.chunks
 
+    @property
+    def runs_stages(self) -> bool:
+        """As `Recipe.runs_stages`: whether the pipeline's executor runs it, which also recomputes."""
+        return self.parts > 1 or self.recompute != frozenset()
+
     def micro_batch(self, workload: Workload) -> int:
         """Samples of a micro-batch. UserError when the global batch does not divide."""
         of = self.data_parallel * self.micro_batches
@@ -82,6 +87,37 @@ def of_recipe(recipe) -> Layout:
                   section.optimizer_shard, section.pipeline_cuts)
 
 
+MICRO_BATCHES = ("parallel_config.micro_batch_num", "runner_config.gradient_accumulation_steps")
+"""Their product counts; only a pipeline has the first."""
+
+
+def keys(layout: Layout, workload: Workload) -> dict[str, str]:
+    """The whole layout as overrides of the workload's recipe: dotted key -> value."""
+    batches = (layout.micro_batches, 1) if layout.stages > 1 else (1, layout.micro_batches)
+    values = {"parallel_config.data_parallel": layout.data_parallel, "parallel_config.pipeline_stage": layout.stages,
+              "parallel_config.pipeline_schedule": layout.schedule, "parallel_config.pipeline_chunks": layout.chunks,
+              "parallel_config.pipeline_cuts": list(layout.cut), **dict(zip(MICRO_BATCHES, batches)),
+              "parallel_config.optimizer_shard": layout.optimizer_shard,
+              "recompute_config.recompute": layout.recompute is None,
+              "recompute_config.select_recompute": sorted(layout.recompute or ())}
+    if workload.compiled and layout.runs_stages:
+        values["context.mode"] = 1
+    return {name: str(value).lower().replace(" ", "") for name, value in values.items()}
+
+
+def changed_keys(before: Layout, after: Layout, workload: Workload) -> dict[str, str]:
+    """The overrides that make `after` of the workload's recipe, which states `before`."""
+    old, new = keys(before, workload), keys(after, workload)
+    # The recipe may share its micro-batches out between the two keys as it likes: other ones need both.
+    again = MICRO_BATCHES if (before.micro_batches, before.stages) != (after.micro_batches, after.stages) else ()
+    return {name: value for name, value in new.items() if value != old.get(name) or name in again}
+
+
+def written(overrides: dict[str, str]) -> str:
+    """As they stand behind a recipe on the command line."""
+    return " ".join(f"{name}={value}" for name, value in overrides.items())
+
+
 def on_devices(layout: Layout, workload: Workload, devices: int) -> Layout:
     """The layout with as many copies as fill `devices`, the global batch and, if it divides, the micro-batch kept.
 
@@ -92,7 +128,8 @@ def on_devices(layout: Layout, workload: Workload, devices: int) -> Layout:
                         f"{layout.stages}: set parallel_config.pipeline_stage, or let --search look for a layout")
     copies = devices // layout.stages
     if workload.global_batch % copies:
-        below = max(n for n in range(1, copies + 1) if workload.global_batch % n == 0)
+        below = max(n for n in range(1, min(copies, workload.global_batch) + 1)
+                    if workload.global_batch % n == 0)
         raise UserError(
             f"a global batch of {workload.global_batch} does not divide over {copies} data-parallel ranks "
             f"({devices} devices in pipelines of {layout.stages}); expected at most {below} of them, or another "

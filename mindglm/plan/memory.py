@@ -21,8 +21,6 @@ BUCKET_ELEMENTS = 2**23
 HCCL_BUFFER = 200 * 2**20
 """HCCL_BUFFSIZE's default, which launch/env_atlas800t_a2.sh sets; a communicator takes two (CANN: HCCL_BUFFSIZE)."""
 FLOAT = 4
-SENDS_KEPT = 16
-"""Tensors that the transport holds until they have left, at most (mindglm.parallel.transport_peers.KEPT)."""
 
 
 @dataclass(frozen=True)

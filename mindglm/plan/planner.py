@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from mindglm.errors import UserError
 from mindglm.plan import memory, simulation, steptime
 from mindglm.plan.hardware import Hardware
-from mindglm.plan.layout import Layout, even_counts
+from mindglm.plan.layout import Layout, changed_keys, even_counts, written
 from mindglm.plan.memory import RankMemory
 from mindglm.plan.steptime import StepTime
 from mindglm.plan.workload import Workload, mean
@@ -28,6 +28,8 @@ class Plan:
     """By place in the pipeline."""
     time: StepTime
     """Of one optimizer step."""
+    stated: Layout
+    """The layout of the recipe, which its changes start from."""
 
     @property
     def peak(self) -> int:
@@ -106,19 +108,23 @@ class Plan:
                     for sample in self.workload.samples) for _, stop in self.ranges[:-1]]
 
 
-def plan(workload: Workload, layout: Layout, hardware: Hardware, quick: bool = False) -> Plan:
-    """UserError when the layout cannot be: a batch that does not divide, more parts than units."""
+def plan(workload: Workload, layout: Layout, hardware: Hardware, quick: bool = False,
+         stated: Layout | None = None) -> Plan:
+    """UserError when the layout cannot be: a batch that does not divide, more parts than units.
+
+    stated: the layout of the recipe, where another one is planned.
+    """
     layout.micro_batch(workload)
     return Plan(workload, layout, hardware, layout.ranges(workload), memory.of_layout(workload, layout, hardware),
-                steptime.of_layout(workload, layout, hardware, quick))
+                steptime.of_layout(workload, layout, hardware, quick), stated or layout)
 
 
 def played(plan: Plan, draw: bool = False, micro_batches: int = 0) -> simulation.Played:
-    """The step of the first size of sample, unit by unit. micro_batches: as if it had so many; 0: its own."""
+    """A pipeline's step of the first size of sample, unit by unit. micro_batches: as if it had so many; 0: its own."""
     layout, sample = plan.layout, plan.workload.samples[0]
     costs, *_ = steptime.stage_seconds(plan.workload, sample, layout, plan.ranges, plan.hardware)
-    kind = layout.schedule if layout.stages > 1 else "interleaved"
-    return simulation.play(kind, layout.stages, micro_batches or layout.micro_batches, layout.chunks, costs, draw)
+    count = micro_batches or layout.micro_batches
+    return simulation.play(layout.schedule, layout.stages, count, layout.chunks, costs, draw)
 
 
 # ---- what to change next ----
@@ -133,6 +139,11 @@ class Knob:
     plan: Plan
     changes_numerics: bool = False
 
+    @property
+    def planned_only(self) -> bool:
+        """Whether the trainer refuses it."""
+        return self.plan.layout.stages > 1 and self.plan.layout.schedule == "zb_h1"
+
     def gain(self, before: Plan) -> float:
         """Share of the step's time that is saved."""
         return 1 - self.plan.time.total / before.time.total
@@ -141,11 +152,13 @@ class Knob:
 def knobs(before: Plan) -> list[Knob]:
     """The single changes that help, best first: that fit where the plan does not, else that save 1 % of the time."""
     effects: dict[tuple[float, int], Knob] = {}  # of several changes to the same end, the one tried first
-    for keys, workload, layout, numerics in _changes(before.workload, before.layout):
-        if layout.parts > workload.layers:
+    for layout, workload, other, numerics in _changes(before.workload, before.layout):
+        if layout.parts > workload.layers or layout.runs_stages and workload.frozen:
             continue
+        keys = {**changed_keys(before.stated, layout, workload), **other}
+        numerics = numerics or "context.mode" in keys  # a compiled graph rounds otherwise
         try:
-            knob = Knob(keys, plan(workload, layout, before.hardware, quick=True), numerics)
+            knob = Knob(written(keys), plan(workload, layout, before.hardware, quick=True), numerics)
         except UserError:  # a layout that cannot be is no change to offer
             continue
         effects.setdefault((round(knob.plan.time.total, 6), knob.plan.peak), knob)
@@ -157,55 +170,50 @@ def knobs(before: Plan) -> list[Knob]:
                   key=lambda knob: knob.plan.time.total)
 
 
-def _changes(workload: Workload, layout: Layout) -> Iterator[tuple[str, Workload, Layout, bool]]:
-    """(keys, workload, layout, whether results change beyond the order of sums) of the changes worth trying."""
+Change = tuple[Layout, Workload, dict[str, str], bool]
+"""(layout, workload, keys beside those of the layout, whether results change beyond the order of sums)."""
+
+
+def _changes(workload: Workload, layout: Layout) -> Iterator[Change]:
+    """What is worth trying."""
+    for changed in _layouts(workload, layout):
+        yield changed, workload, {}, False
+    if layout.data_parallel > 1 and workload.reduce_bytes == FLOAT and not workload.strict:
+        yield layout, replace(workload, reduce_bytes=2), {"precision.reduce_dtype": "bfloat16"}, True
+    if workload.keeps_average:
+        yield layout, replace(workload, keeps_average=False), {"ema.decay": "0"}, True
+
+
+def _layouts(workload: Workload, layout: Layout) -> Iterator[Layout]:
     m, dp, p = layout.micro_batches, layout.data_parallel, layout.stages
-    key = "parallel_config.micro_batch_num" if p > 1 else "runner_config.gradient_accumulation_steps"
     for factor in (2, 4):
-        yield f"{key}={m * factor}", workload, replace(layout, micro_batches=m * factor), False
+        yield replace(layout, micro_batches=m * factor)
         if m % factor == 0:
-            yield f"{key}={m // factor}", workload, replace(layout, micro_batches=m // factor), False
-    if layout.recompute is not None:
-        yield "recompute_config.recompute=true", workload, replace(layout, recompute=None), False
-    if layout.recompute != frozenset():
-        yield "recompute_config.recompute=false", workload, replace(layout, recompute=frozenset()), False
+            yield replace(layout, micro_batches=m // factor)
+    for recompute in (None, frozenset()):
+        if layout.recompute != recompute:
+            yield replace(layout, recompute=recompute)
     if dp > 1:
-        shard = not layout.optimizer_shard
-        keys = f"parallel_config.optimizer_shard={str(shard).lower()}"
-        yield keys, workload, replace(layout, optimizer_shard=shard), False
-        if workload.reduce_bytes == FLOAT:
-            yield "precision.reduce_dtype=bfloat16", replace(workload, reduce_bytes=2), layout, True
+        yield replace(layout, optimizer_shard=not layout.optimizer_shard)
     if p > 1:
         for chunks in {2, 3, 4} - {layout.chunks}:
-            keys = f"parallel_config.pipeline_schedule=interleaved parallel_config.pipeline_chunks={chunks}"
-            yield keys, workload, replace(layout, schedule="interleaved", chunks=chunks, cut=()), False
+            yield replace(layout, schedule="interleaved", chunks=chunks, cut=())
         if layout.schedule != "1f1b":
-            keys = "parallel_config.pipeline_schedule=1f1b parallel_config.pipeline_chunks=1"
-            yield keys, workload, replace(layout, schedule="1f1b", chunks=1, cut=()), False
+            yield replace(layout, schedule="1f1b", chunks=1, cut=())
         if layout.cut:
-            yield "parallel_config.pipeline_cuts=[]", workload, replace(layout, cut=()), False
+            yield replace(layout, cut=())
         yield from _even_cuts(workload, layout)
     for stages, copies in ((p * 2, dp // 2), (p // 2, dp * 2)):
         if min(stages, copies) >= 1 and stages * copies == p * dp:
-            batches = max(1, m * stages // p)
-            keys = (f"parallel_config.data_parallel={copies} parallel_config.pipeline_stage={stages} "
-                    f"{'parallel_config.micro_batch_num' if stages > 1 else key}={batches}")
             chunks = layout.chunks if stages > 1 else 1
-            kind = layout.schedule if chunks > 1 else "1f1b"
-            yield keys, workload, replace(layout, data_parallel=copies, stages=stages, micro_batches=batches,
-                                          chunks=chunks, schedule=kind, cut=()), False
-    if workload.keeps_average:
-        yield "ema.decay=0", replace(workload, keeps_average=False), layout, True
+            yield replace(layout, data_parallel=copies, stages=stages, micro_batches=max(1, m * stages // p),
+                          chunks=chunks, schedule=layout.schedule if chunks > 1 else "1f1b", cut=())
 
 
-def _even_cuts(workload: Workload, layout: Layout) -> Iterator[tuple[str, Workload, Layout, bool]]:
+def _even_cuts(workload: Workload, layout: Layout) -> Iterator[Layout]:
     """Parts that load the ranks alike, for the chunks as they are and for others."""
     for chunks in {1, 2, 3, 4, layout.chunks}:
         if layout.stages * chunks > workload.layers or chunks > 1 and layout.micro_batches % layout.stages:
             continue
-        schedule = "interleaved" if chunks > 1 else "1f1b"
         counts = even_counts(workload.samples[0].cut_flops, layout.stages, chunks)
-        keys = f"parallel_config.pipeline_cuts={list(counts)}".replace(" ", "")
-        if (chunks, schedule) != (layout.chunks, layout.schedule):
-            keys = (f"parallel_config.pipeline_schedule={schedule} parallel_config.pipeline_chunks={chunks} {keys}")
-        yield keys, workload, replace(layout, schedule=schedule, chunks=chunks, cut=counts), False
+        yield replace(layout, schedule="interleaved" if chunks > 1 else "1f1b", chunks=chunks, cut=counts)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mindglm.errors import UserError
+from mindglm.plan import layout as layouts
 from mindglm.plan import memory, planner, simulation, steptime
 from mindglm.plan.hardware import Hardware
-from mindglm.plan.layout import Layout, even_counts
+from mindglm.plan.layout import Layout, even_counts, written
 from mindglm.plan.planner import Plan
 from mindglm.plan.text import aligned
 from mindglm.plan.workload import Workload, mean
@@ -70,7 +71,9 @@ def candidates(workload: Workload, devices: int) -> Iterator[Layout]:
                 (False, True) if copies > 1 else (False,)):
             if stages * chunks <= workload.layers and (kind != "interleaved" or m % stages == 0):
                 cut = even_counts(workload.samples[0].cut_flops, stages, chunks) if chunks > 1 else ()
-                yield Layout(copies, stages, kind, chunks, m, recompute, shard, cut)
+                layout = Layout(copies, stages, kind, chunks, m, recompute, shard, cut)
+                if not (workload.frozen and layout.runs_stages):
+                    yield layout
 
 
 def fits(workload: Workload, layout: Layout, hardware: Hardware) -> bool:
@@ -110,30 +113,17 @@ def told(found: Found, name: str) -> str:
                      f"{plan.peak / 2**30:.1f}",
                      f"{plan.images_per_second:,.1f}"))
     return (f"{head}\n\nthe fastest that fit, planned and not measured\n{aligned(rows)}\n\n"
-            f"the first as keys:\n  {keys(found.plans[0].layout)}")
+            f"the first as keys:\n  {keys(found.plans[0])}")
 
 
-def keys(layout: Layout) -> str:
+def keys(plan: Plan) -> str:
     """The layout as overrides of a recipe."""
-    names = {"parallel_config.data_parallel": layout.data_parallel, "parallel_config.pipeline_stage": layout.stages}
-    if layout.stages > 1:
-        names.update({"parallel_config.pipeline_schedule": layout.schedule,
-                      "parallel_config.pipeline_chunks": layout.chunks,
-                      "parallel_config.pipeline_cuts": str(list(layout.cut)).replace(" ", ""),
-                      "parallel_config.micro_batch_num": layout.micro_batches,
-                      "runner_config.gradient_accumulation_steps": 1})
-    else:
-        names.update({"runner_config.gradient_accumulation_steps": layout.micro_batches,
-                      "parallel_config.micro_batch_num": 1})
-    names.update({"parallel_config.optimizer_shard": str(layout.optimizer_shard).lower(),
-                  "recompute_config.recompute": str(layout.recompute is None).lower(),
-                  "recompute_config.select_recompute": str(sorted(layout.recompute or ())).replace(" ", "")})
-    return " ".join(f"{name}={value}" for name, value in names.items())
+    return written(layouts.keys(plan.layout, plan.workload))
 
 
 def as_numbers(found: Found, name: str) -> dict:
     """The search as plain numbers and texts."""
     return {"recipe": name, "planned": True, "devices": found.devices, "tried": found.tried,
             "too_large": found.too_large, "played": found.played,
-            "best": [{"keys": keys(plan.layout), "step_seconds": plan.time.total, "mfu": plan.mfu, "peak": plan.peak,
+            "best": [{"keys": keys(plan), "step_seconds": plan.time.total, "mfu": plan.mfu, "peak": plan.peak,
                       "images_per_second": plan.images_per_second} for plan in found.plans]}

@@ -170,7 +170,7 @@ def after_backward(workload: Workload, layout: Layout, hardware: Hardware, range
         reduction = collective_seconds(size, layout, hardware, both_ways=not layout.optimizer_shard)
         if layout.data_parallel > 1:
             reduction = reduction + (len(sizes) - 1) * hardware.launch_seconds
-        if workload.overlaps and layout.parts == 1 and layout.recompute == frozenset() and not layout.optimizer_shard:
+        if not workload.compiled and not layout.runs_stages and not layout.optimizer_shard:
             hidden = max(0.0, sum(costs.backward) * (1 - max(sizes) / count))
             reduction = max(reduction * max(sizes) / count, reduction - hidden)
         moved = state * (ADAMW_BYTES + (SCALING_BYTES if hardware.form == "fused" else 0))

@@ -144,6 +144,8 @@ def _next(plan: Plan, found: list[Knob]) -> str:
         effect = (f"step {seconds(plan.time.total)} -> {seconds(after.time.total)} ({-knob.gain(plan):+.1%}), fullest "
                   f"device {size(plan.peak)} -> {size(after.peak)}" + ("" if after.fits else ", still too much"))
         changed = "; changes what is computed" if knob.changes_numerics else ""
+        if knob.planned_only:
+            changed = changed + "; planned only: mindglm train does not run zb_h1"
         lines.append(f"  next: {knob.keys}\n        {effect}{changed}")
     return "\n".join(lines)
 
@@ -176,5 +178,6 @@ def as_numbers(plan: Plan, name: str) -> dict:
         "checkpoint_seconds": plan.checkpoint_seconds, "run_days": plan.run_seconds / DAY,
         "device_hours": plan.device_hours,
         "next": [{"keys": knob.keys, "step_seconds": knob.plan.time.total, "peak": knob.plan.peak,
-                  "fits": knob.plan.fits, "changes_numerics": knob.changes_numerics} for knob in knobs(plan)[:5]],
+                  "fits": knob.plan.fits, "changes_numerics": knob.changes_numerics,
+                  "planned_only": knob.planned_only} for knob in knobs(plan)[:5]],
     }

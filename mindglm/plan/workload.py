@@ -26,10 +26,6 @@ class Work:
     def flops(self) -> int:
         return self.linear + self.attention
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.linear + other.linear, self.attention + other.attention, self.moved + other.moved,
-                    self.launches + other.launches)
-
 
 @dataclass(frozen=True)
 class Unit:
@@ -90,8 +86,12 @@ class Workload:
     """Name fragments of parameters without weight decay; it orders the optimizer's buckets."""
     keeps_average: bool
     """Whether a moving average of the weights is kept."""
-    overlaps: bool
-    """Whether gradients may travel beside the backward pass where the layout has no pipeline."""
+    compiled: bool
+    """Whether the step is one compiled graph: no gradient travels beside its backward pass, and no stages run."""
+    frozen: bool
+    """Whether a part of the model is frozen: it then trains neither in stages nor with recomputation."""
+    strict: bool
+    """Whether equal bits are asked for: gradients then travel in float32."""
     checkpoint_interval: int
     checkpoints_kept: int
     notes: tuple[str, ...] = ()

@@ -289,7 +289,8 @@ class CheckpointSection:
     keep_best_max: int = 0
     """Besides those, checkpoints of the least validation loss; validation.eval_step_interval falls on their steps."""
     async_save: bool = False
-    """Training waits only until the state is copied in host memory, which takes as much again; a thread writes it."""
+    """A thread copies the state in host memory, which takes as much again, and writes it; only the next update of the
+    weights waits, until the copy is made."""
 
 
 @dataclass(frozen=True)
@@ -332,7 +333,7 @@ class Recipe:
     """Go on from the newest checkpoint of output_dir, when it has one."""
     strict_numerics: bool = False
     """On CPU: the same weights, bit for bit, in every layout with micro-batches of the same size, which is
-    global_batch_size / (data_parallel * gradient_accumulation_steps). Slower: see train/gradients.py."""
+    global_batch_size / (data_parallel * gradient_accumulation_steps * micro_batch_num). Slower: train/gradients.py."""
     trainer: TrainerSection
     runner_config: RunnerSection
     context: ContextSection

@@ -69,8 +69,7 @@ class RunningSum:
             return lambda: flat
         flat = flat if self._dtype == ms.float32 else flat.astype(self._dtype)
         if self._space.shards > 1:
-            part = transport.reduce_scatter_sum(flat, group, f"gradient bucket {k}")
-            return lambda: part
+            return transport.begin_reduce_scatter_sum(flat, group, f"gradient bucket {k}")
         return transport.begin_all_reduce_sum(flat, group, f"gradient bucket {k}")
 
     def _flat(self, bucket) -> Tensor:

@@ -5,6 +5,8 @@ import math
 import pathlib
 import time
 
+import numpy as np
+
 from mindglm.errors import UserError
 from mindglm.parallel import transport
 from mindglm.train import capsule, precision, samples, state
@@ -50,8 +52,9 @@ class Trainer:
         self._step = build_step(recipe, objective, self.optimizer)
         self.batches = Batches(objective, dataset, recipe.seed, runner.global_batch_size, recipe.micro_batches,
                                 self.layout)
-        self._rates = learning_rates(recipe, runner.stop_step)
-        self.metrics = Metrics(self.output_dir, recipe, self.counters.step, self.leads)
+        self._rate = learning_rates(recipe)
+        self.metrics = Metrics(self.output_dir, recipe, self.counters.step, self.leads,
+                               resumed.common.get("metrics_lines"))
         self._ledger = RunLedger(self.output_dir, recipe, self.layout, self.parameters, self.counters.step,
                                  resumed.files, resumed.changes)
         self._validation = (0, math.nan)  # the last one: step and loss
@@ -79,16 +82,20 @@ class Trainer:
                 last.callback(part.close)
             with StopRequests() as requests:
                 while self.counters.step < stop:
-                    result = self._one_step(self._rates[self.counters.step], requests)
+                    result = self._one_step(self._rate(self.counters.step), requests)
                     terminated, interrupted = result.terminated, result.interrupted
                     if transport.world() == 1:  # alone there is nobody to agree with: no need to wait for the next step
                         terminated, interrupted = requests.flags
                     if terminated or interrupted:
                         self._leave(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED)
-            self._save(last=True)
+                self._save(last=True)  # a signal does not cut the last save short
+                terminated, interrupted = transport.gather(np.array([requests.flags], np.int32)).any(0)
             if self._saver.failure:
                 raise UserError(f"{self._saver.failure}. The steps since then are lost unless it can be written: make "
                                 "room and start the same command again")
+            if terminated or interrupted:
+                transport.finish()
+                raise SystemExit(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED)
 
     def _one_step(self, lr: float, requests: StopRequests):
         """One optimizer step and whatever is due after it."""
@@ -172,7 +179,8 @@ class Trainer:
     def _save(self, last: bool = False) -> None:
         """The checkpoint of this step. last: no step follows, so it is waited for."""
         step, loss = self._validation
-        extra = {"validation_loss": loss if step == self.counters.step and math.isfinite(loss) else None}
+        extra = {"validation_loss": loss if step == self.counters.step and math.isfinite(loss) else None,
+                 "metrics_lines": self.metrics.lines}
         self._say(self._saver.save(self.counters, self.parameters, self.optimizer, self.ema,
                                    self._ledger.checkpoint_files(), extra))
         if last:

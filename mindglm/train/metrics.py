@@ -1,12 +1,14 @@
 """What a run tells while it runs: metrics.jsonl, TensorBoard, a progress bar, and the log lines mindformers users grep.
 
-Only rank 0 writes. A resumed run first drops the lines of steps that its checkpoint does not have, so that the file
-reads as if the run had never stopped. A full disk stops none of this: lines wait in memory until they can be written.
+Only rank 0 writes. A checkpoint remembers how many lines metrics.jsonl had (not bytes: seconds, which no two runs
+share, are in them); a resumed run cuts the file there, so that it reads as if the run had never stopped. A full disk
+stops none of this: lines wait in memory until they can be written.
 """
 
 import json
 import logging
 import math
+import os
 import pathlib
 import sys
 
@@ -20,14 +22,17 @@ from mindglm.train import samples
 class Metrics:
     """The writers of one run; on other ranks than 0 every method does nothing."""
 
-    def __init__(self, output_dir: pathlib.Path, recipe, first_step: int, writes: bool):
-        """first_step: optimizer steps already done."""
+    def __init__(self, output_dir: pathlib.Path, recipe, first_step: int, writes: bool, lines: int | None = None):
+        """first_step: optimizer steps already done. lines: how many the file had then, if the checkpoint knows."""
         self._writes, self._stop = writes, recipe.runner_config.stop_step
+        self.lines = 0
+        """Lines of metrics.jsonl up to now, for the checkpoint; 0 where nothing is written."""
         self._interval = recipe.monitor_config.log_interval
         if not writes:
             return
         output_dir.mkdir(parents=True, exist_ok=True)
-        self._file = _reopen(output_dir / "metrics.jsonl", first_step)
+        self.lines, note = _cut(output_dir / "metrics.jsonl", first_step, lines)
+        self._file = Appender(output_dir / "metrics.jsonl")
         self._logger = _logger(output_dir / "log" / "train.log")
         self._board = None
         if recipe.monitor_config.tensorboard:
@@ -36,6 +41,8 @@ class Metrics:
             self._board = Board(output_dir / "tensorboard", first_step)
         self._bar = tqdm(total=self._stop, initial=first_step, unit="step", dynamic_ncols=True,
                          mininterval=0.5 if sys.stderr.isatty() else 10.0)
+        if note:
+            self.say(note)
 
     def say(self, text: str) -> None:
         """One line for people: to the log file and the screen."""
@@ -93,6 +100,7 @@ class Metrics:
     def _write(self, line: dict) -> None:
         failed = self._file.error is not None
         self._file.write(json.dumps(_plain(line)) + "\n")
+        self.lines += 1
         if self._file.error is not None and not failed:
             self.say(f"metrics.jsonl cannot be written ({self._file.error}); its lines wait in memory")
 
@@ -117,19 +125,38 @@ def _plain(value):
     return value
 
 
-def _reopen(path: pathlib.Path, first_step: int):
-    """The file opened for appending, without lines of later steps and without a line cut by a kill."""
-    if path.exists():
-        kept = []
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                step = json.loads(text)["step"]
-            except ValueError:
-                continue  # the last line of a killed run may be cut; its step is repeated
-            if step <= first_step:
-                kept.append(text + "\n")
-        write_text(path, "".join(kept))
-    return Appender(path)
+def _cut(path: pathlib.Path, first_step: int, lines: int | None) -> tuple[int, str]:
+    """Leave the lines of the steps done; (how many they are, what to say of it). lines: what the checkpoint says.
+
+    Where that does not fit the file, or an older checkpoint does not say, lines are chosen by their step.
+    """
+    there = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines is not None and _ends_at(there, lines, first_step):
+        if there[lines:]:
+            os.truncate(path, sum(map(len, there[:lines])))
+        return lines, ""
+    kept = [line for line in there if (step := _step_of(line)) is not None and step <= first_step]
+    if kept != there:
+        write_text(path, b"".join(kept).decode())
+    if lines is None:
+        return len(kept), ""
+    return len(kept), (f"{path} was changed: it does not have the {lines} lines that the checkpoint of step "
+                       f"{first_step} counted; kept are its {len(kept)} lines of steps up to {first_step}")
+
+
+def _ends_at(there: list[bytes], lines: int, first_step: int) -> bool:
+    """Whether the lines of steps up to first_step are the first `lines` ones, judged by those at the cut."""
+    last, following = there[lines - 1:lines] if lines else [], there[lines:lines + 1]
+    return (len(there) >= lines and all((step := _step_of(line)) is not None and step <= first_step for line in last)
+            and all((step := _step_of(line)) is None or step > first_step for line in following))
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line; None for one that was cut when the run was killed: its step is done again."""
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _logger(path: pathlib.Path) -> logging.Logger:

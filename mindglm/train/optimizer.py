@@ -6,6 +6,8 @@ memory that the Parameters share. On Ascend MindSpore's own `mint.optim.AdamW` u
 Parameters, float32 or bfloat16, are set from it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from mindspore import Parameter, Tensor, mint
 from mindspore import float32 as ms_float32
@@ -48,6 +50,9 @@ class _AdamW:
         self.section = section
         self.space = FlatSpace(self.params, [flags[p.name] for p in self.params], layout, sharded, elements)
         self.size = sum(p.size for p in params)
+        self.before_change: Callable[[], object] = lambda: None
+        """Called before weights or moments change, and so before the average does, which follows them: whoever still
+        copies them in another thread (train/saver.py) ends that first."""
 
     def named(self, owned: np.ndarray) -> dict[str, np.ndarray]:
         """{parameter name: whole array} of owned vectors; views when not sharded. Collective."""
@@ -87,6 +92,7 @@ class HostAdamW(_AdamW):
 
         A graph compiled by ms.jit keeps the storage it was compiled with, so only values in place reach it.
         """
+        self.before_change()
         for p in self.params:
             if p.data_ptr() != self._address[p.name]:
                 np.copyto(self._homes[p.name], p.asnumpy())
@@ -98,6 +104,7 @@ class HostAdamW(_AdamW):
         grads: float32, this rank's part of each bucket. scale: what they are multiplied with. updates: how many this
         makes, from 1.
         """
+        self.before_change()
         section, space = self.section, self.space
         for bucket, grad in zip(space.buckets, grads):
             mine = space.owned_range(bucket)
@@ -117,6 +124,7 @@ class HostAdamW(_AdamW):
 
     def set_masters(self, owned: np.ndarray) -> None:
         """Replace the weights. Collective."""
+        self.before_change()
         np.copyto(self._weights, self.space.join(owned))
 
     def moments(self) -> list[np.ndarray]:
@@ -125,6 +133,7 @@ class HostAdamW(_AdamW):
 
     def set_moment(self, number: int, owned: np.ndarray, updates: int) -> None:
         """Replace moment 0 or 1 by what it was after `updates` updates."""
+        self.before_change()
         np.copyto(self._moments[number], owned)
 
 
@@ -155,6 +164,7 @@ class MintAdamW(_AdamW):
 
     def apply(self, grads: list[Tensor], scale: float, lr: float, updates: int) -> None:
         """One update; arguments as HostAdamW.apply. Collective when sharded."""
+        self.before_change()
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer(tuple(grad * scale for grad in grads))
@@ -181,6 +191,7 @@ class MintAdamW(_AdamW):
         self._publish()
 
     def _set(self, owned: np.ndarray) -> None:
+        self.before_change()
         for bucket, master in zip(self.space.buckets, self._masters):
             master.copy_(Tensor(owned[self.space.owned_range(bucket)]))
 
@@ -191,6 +202,7 @@ class MintAdamW(_AdamW):
 
     def set_moment(self, number: int, owned: np.ndarray, updates: int) -> None:
         """Replace moment 0 or 1 by what it was after `updates` updates."""
+        self.before_change()
         parts = (self._optimizer.exp_avg, self._optimizer.exp_avg_sq)[number]
         for bucket, part in zip(self.space.buckets, parts):
             part.copy_(Tensor(owned[self.space.owned_range(bucket)]))

@@ -22,6 +22,7 @@ from mindglm.parallel import transport
 
 HEADS, HEAD_DIM, GLYPH_WIDTH, TIME_WIDTH, CONDITION_WIDTH = 4, 16, 48, 32, 16
 PROMPT_TOKENS, GLYPH_TOKENS = 64, 32  # of the full-size sample that the plan counts with
+MARK = "rehearsal"  # an empty file in a folder that a rehearsal made and another one may remove
 
 
 # ---- shrinking: pure functions of recipes ----
@@ -341,6 +342,16 @@ def set_size(recipe, args: argparse.Namespace) -> None:
     args.height, args.width = args.height or height, args.width or width
 
 
+def make_anew(folder: pathlib.Path) -> None:
+    """An empty folder in place of an earlier rehearsal's. UserError when it holds anything else, say a real run."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise UserError(f"--output {folder}: no rehearsal made what is in it, and it would be removed; give a folder "
+                        "that does not exist")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_intermixed_args(argv)
 
@@ -357,8 +368,7 @@ def main(argv: list[str] | None = None) -> int:
         args.micro_batches = args.micro_batches or min(recipe.micro_batches, 2 * section.pipeline_stage)
         set_size(recipe, args)
         if args.prepare:
-            if (pathlib.Path(args.output) / "metrics.jsonl").exists():
-                shutil.rmtree(args.output)
+            make_anew(pathlib.Path(args.output))
             print(section.pipeline_stage * args.data_parallel)
             return
         run(recipe, args)

@@ -1,10 +1,13 @@
 """Writes the checkpoints of a run while it trains: at once, or in a thread of its own (checkpoint.async_save).
 
 Every rank writes the parts of the global tensors that it owns; when all have, rank 0 adds metadata.json and renames the
-folder. The ranks agree by collectives on the main thread, at the head of a step; threads touch the disk only.
+folder. The ranks agree by collectives on the main thread, at the head of a step. The thread copies the state, which
+does not change before the next update of the weights, and touches the disk: a step waits only if its update comes
+before the copy is made.
 """
 
 import pathlib
+import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -30,7 +33,6 @@ class Saver:
         self._root, self._recipe, self._recipe_text = root, recipe, recipe_text
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._copies: dict[str, np.ndarray] = {}
-        self._prepared: Future | None = None
         self._work: Future | None = None
         self._commits = False
         """Whether the work under way is the last of a checkpoint, rank 0's commit."""
@@ -39,18 +41,16 @@ class Saver:
 
     def prepare(self, parameters: dict, optimizer, ema) -> None:
         """Take the memory of the copies in the background, which is slower than to copy: the first save need not."""
-        if not self._recipe.checkpoint.async_save:
-            return
-        wanted = {}
-        state.owned_parts(parameters, optimizer, ema, lambda name, array: wanted.setdefault(name, array))
-        shapes = {name: (array.shape, array.dtype) for name, array in wanted.items()}
-        self._prepared = self._thread.submit(
-            lambda: {name: np.full(shape, 1, dtype) for name, (shape, dtype) in shapes.items()})
+        if self._recipe.checkpoint.async_save:
+            state.owned_parts(parameters, optimizer, ema, self._place_of)
+            places = list(self._copies.values())
+            self._thread.submit(lambda: [place.fill(1) for place in places])
 
     def save(self, counters, parameters: dict, optimizer, ema, files: Mapping[str, bytes] | None = None,
              extra: Mapping | None = None) -> list[str]:
-        """Write the checkpoint of counters.step, unless it is there. In the background only a copy is made here.
+        """Write the checkpoint of counters.step, unless it is there.
 
+        In the background: the state is lent to the thread, and the optimizer's next change waits until it is copied.
         files, extra: of rank 0, as store.save's files and further numbers of common.json. A save that is still under
         way is waited for.
         """
@@ -61,13 +61,19 @@ class Saver:
             return said
         if fault:
             return [*said, self._failed(fault)]
-        if self._prepared is not None:
-            self._copies, self._prepared = self._prepared.result(), None
-        hold = self._copy if self._recipe.checkpoint.async_save else _as_it_is
+        lent, copied = [], threading.Event()
+
+        def lend(name: str, array: np.ndarray) -> np.ndarray:
+            place = self._place_of(name, array)
+            lent.append((place, array))
+            return place
+
+        hold = lend if self._recipe.checkpoint.async_save else _as_it_is
         parts = state.owned_parts(parameters, optimizer, ema, hold)
         self._contents = store.texts(state.common_of(counters, self._recipe, extra), self._recipe_text, files)
         self._commits = transport.world() == 1
-        self._work = self._thread.submit(self._write, parts)
+        self._work = self._thread.submit(self._write, parts, lent, copied)
+        optimizer.before_change = copied.wait
         return said if self._recipe.checkpoint.async_save else said + self._settle()
 
     @property
@@ -108,8 +114,8 @@ class Saver:
         """Let the thread end what it does, whatever became of the run; the ranks agree on nothing any more."""
         self._thread.shutdown()
         work, self._work = self._work, None
-        if work is not None:
-            work.result()
+        if work is not None and _outcome(work)[0] == FAULT:
+            work.result()  # raises it
 
     def _settle(self) -> list[str]:
         said = []
@@ -128,7 +134,13 @@ class Saver:
             return False, f"{type(error).__name__}: {error}"
         return False, ""
 
-    def _write(self, parts: Mapping):
+    def _write(self, parts: Mapping, lent: list[tuple[np.ndarray, np.ndarray]], copied: threading.Event):
+        """lent: (place of the copy, array that may change once `copied` is set), emptied as it is copied."""
+        try:
+            while lent:
+                np.copyto(*lent.pop())
+        finally:
+            copied.set()
         listing = store.write_part(self._folder, parts, self._recipe.checkpoint.prefix, transport.rank(),
                                    transport.world())
         return self._commit([listing]) if self._commits else listing
@@ -145,13 +157,12 @@ class Saver:
             return f"{final} is written, but older checkpoints could not be removed ({error})"
         return ""
 
-    def _copy(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The array's values in memory that training does not change; taken once and kept for all saves."""
-        held = self._copies.get(name)
-        if held is None or held.shape != array.shape or held.dtype != array.dtype:
-            held = self._copies[name] = np.empty_like(array)
-        np.copyto(held, array)
-        return held
+    def _place_of(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Where the array is copied to: memory that training does not change, taken once and kept for all saves."""
+        place = self._copies.get(name)
+        if place is None or place.shape != array.shape or place.dtype != array.dtype:
+            place = self._copies[name] = np.empty_like(array)
+        return place
 
     def _failed(self, why: str) -> str:
         there = transport.broadcast_object(store.steps(self._root) if transport.rank() == 0 else None)

@@ -4,8 +4,9 @@
 
 1. Save and load of the same bytes (model, two moments, average): the store, which syncs and sums every block, by turns
    with the public safetensors library, with and without an fsync of its files. Files are in the page cache for loads.
-2. The real Saver and optimizer in a process that trains meanwhile: seconds for which `save` holds the step up, as a
-   share of the seconds until the checkpoint stands.
+2. The real Saver and optimizer in a process that trains meanwhile: seconds for which `save`, and then the update that
+   waits for the copy, hold the step up, as a share of the seconds until the checkpoint stands. And what the copy and
+   the writing, which take memory bandwidth and processor time, cost the steps that run beside them.
 3. Peak memory of `resume` in a process of its own, as a share of the bytes read.
 
 Prints markdown; exit code 1 when a bar is missed. Measure on a quiet machine.
@@ -30,6 +31,9 @@ from mindglm.checkpoint.stored import Checkpoint
 KINDS = {"model": [""], "opt": ["adam_m.", "adam_v."], "ema": [""]}
 TENSORS = 24
 SHARE_BAR, MEMORY_BAR = 0.05, 0.10
+PRODUCTS, WIDTH = 40, 768
+"""A training step is that many matrix products, 36 GFLOP: what 1 GB of state, 62 million parameters, computes for about
+100 tokens."""
 
 
 def main() -> int:
@@ -144,41 +148,59 @@ def training(args, root: pathlib.Path, background: bool):
 
 def share(root: pathlib.Path, args) -> int:
     found = child("share", args)
+    steps = found.pop("seconds of a step")
     print("| save | seconds a step is held up | until the checkpoint stands | share |\n|---|---|---|---|")
     for name, rows in found.items():
         for blocked, total in rows:
             print(f"| {name} | {blocked:.3f} | {total:.2f} | {blocked / total:.1%} |")
     median = statistics.median(blocked / total for blocked, total in found["async, later ones"])
-    print(f"\nasync share: median {median:.1%} (bar {SHARE_BAR:.0%})\n")
+    print(f"\nasync share: median {median:.1%} (bar {SHARE_BAR:.0%}); a step without its update takes "
+          f"{statistics.median(steps['alone']):.2f} s alone, "
+          f"{statistics.median(steps['beside the copy']):.2f} s beside the copy, "
+          f"{statistics.median(steps['beside the writing']):.2f} s beside the writing\n")
     return int(median > SHARE_BAR)
 
 
 def share_child(root: pathlib.Path, args) -> dict:
-    """{kind of save: [(seconds blocked, seconds in all)]}, while a matrix product stands for training."""
+    """{kind of save: [(seconds blocked, seconds in all)]}, while matrix products stand for training."""
     from mindspore import Tensor, mint
 
     from mindglm.train.state import Counters
 
     rows: dict[str, list] = {"plain": [], "async, first": [], "async, later ones": []}
-    x = Tensor(np.random.default_rng(1).random((768, 768), np.float32))
+    steps: dict[str, list] = {"alone": [], "beside the copy": [], "beside the writing": []}
+    x = Tensor(np.random.default_rng(1).random((WIDTH, WIDTH), np.float32))
     step = 0
+
+    def train(when: str) -> None:
+        """Forward and backward."""
+        start = time.perf_counter()
+        for _ in range(PRODUCTS):
+            mint.matmul(x, x).asnumpy()
+        steps[when].append(time.perf_counter() - start)
+
     for background in (False, True):
         saver, _, _, parameters, optimizer, ema = training(args, root, background)
         saver.prepare(parameters, optimizer, ema)
-        for _ in range(200):  # the steps before the first save
-            mint.matmul(x, x).asnumpy()
+        for _ in range(5):  # the steps before the first save
+            train("alone")
         for run in range(args.runs):
             step += 1
             start = time.perf_counter()
             assert saver.save(Counters(step), parameters, optimizer, ema) == []
             blocked = time.perf_counter() - start
+            if background:
+                train("beside the copy")
+                start_update = time.perf_counter()
+                optimizer.before_change()
+                blocked = blocked + time.perf_counter() - start_update
             while saver.busy:
-                mint.matmul(x, x).asnumpy()
+                train("beside the writing")
                 assert saver.poll() == []
             kind = "plain" if not background else "async, later ones" if run else "async, first"
             rows[kind].append((blocked, time.perf_counter() - start))
         saver.close()
-    return rows
+    return {**rows, "seconds of a step": steps}
 
 
 def memory(root: pathlib.Path, args) -> int:

@@ -90,7 +90,7 @@ def operations(size: int) -> dict:
             peers.take(0, "a message")[0].asnumpy()
 
     return {"send": send, "all_reduce": lambda: transport.all_reduce_sum(tensor).asnumpy(),
-            "reduce_scatter": lambda: transport.reduce_scatter_sum(flat).asnumpy(),
+            "reduce_scatter": lambda: transport.begin_reduce_scatter_sum(flat)().asnumpy(),
             "all_gather": lambda: transport.all_gather(tensor).asnumpy(),
             "broadcast": lambda: transport.broadcast(tensor, 0).asnumpy()}
 

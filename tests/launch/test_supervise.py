@@ -104,6 +104,24 @@ def test_a_signal_at_the_very_start_is_not_waited_for(place):
     assert place.survivors() == [] and text.count("mindglm: msrun") == 1
 
 
+def test_a_worker_that_cannot_save_when_it_is_asked_to_is_named(place):
+    """Rank 1 fails in its save, rank 0 waits for it: the job does not end as one that has saved."""
+    worker = place.work / "worker.sh"
+    failing = "echo mindglm: the checkpoint could not be written; exit 2"
+    worker.write_text(worker.read_text().replace(
+        "trap '", f"trap 'if [ $RANK_ID = 1 ]; then sleep 0.5; {failing}; else sleep 60; fi;"))
+    process = place.start(*place.supervise("work", "--max-restarts", "3"))
+    place.await_file("ready_0")
+    place.await_file("ready_1")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, text
+    told = text.split("rank 1 failed first")[1]
+    assert "the checkpoint could not be written" in told and text.count("mindglm: msrun") == 1
+    assert place.survivors() == []
+
+
 def test_workers_that_somebody_else_stops_have_not_failed(place):
     """A scheduler such as Slurm signals every process itself: all leave with 143, and nothing is started again."""
     process = place.start(*place.supervise("work", "--max-restarts", "3"))

@@ -38,7 +38,7 @@ def check_collectives(group) -> None:
     assert (transport.all_reduce_sum(Tensor(mine(rank)), group).asnumpy() == total).all()
     assert (transport.begin_all_reduce_sum(Tensor(mine(rank)), group)().asnumpy() == total).all()
     given = Tensor(mine(rank))
-    part = transport.reduce_scatter_sum(given, group)
+    part = transport.begin_reduce_scatter_sum(given, group)()
     assert (part.asnumpy() == total[4 * index:4 * index + 4]).all() and (given.asnumpy() == mine(rank)).all()
     assert (transport.all_gather(part, group).asnumpy() == total).all()
     assert (transport.broadcast(Tensor(mine(rank)), ranks[-1], group).asnumpy() == mine(ranks[-1])).all()

@@ -26,7 +26,7 @@ def test_a_world_of_one(monkeypatch):
 def test_groups_of_one_need_nothing():
     alone = transport.group([0])
     flat = Tensor(np.ones(3, np.float32))
-    for same in (transport.reduce_scatter_sum(flat, alone), transport.all_gather(flat, alone),
+    for same in (transport.begin_reduce_scatter_sum(flat, alone)(), transport.all_gather(flat, alone),
                  transport.broadcast(flat, 0, alone), transport.begin_all_reduce_sum(flat, alone)()):
         assert same is flat
     assert transport.gather_objects([1], alone) == [[1]] and transport.gather_objects("a") == ["a"]

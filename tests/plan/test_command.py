@@ -1,6 +1,7 @@
 """`mindglm plan` from the command line: words, numbers, the page, mistakes; and how quickly it answers."""
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mindglm.cli import main as cli
+from mindglm.errors import exit_code
 from mindglm.plan import hardware
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +134,8 @@ def test_page(capsys, tmp_path):
     ([AR, *STAGED, "--nodes", "3", "--hardware", "cpu"], "expected a multiple of 8"),
     ([AR, *STAGED, "parallel_config.pipeline_stge=2"], "nearest"),
     ([AR, "--search", "--nodes", "513"], "up to 4096"),
+    ([AR, "--nodes", "99999999999"], "does not divide over"),
+    ([AR, "--size", "1024x1024=0"], "every share"),
     ([AR, "--html", "/nowhere/page.html"], "cannot be written")])
 def test_mistakes(arguments, words, capsys):
     assert cli.main(["plan", *arguments]) == 2
@@ -143,6 +147,46 @@ def test_sizes_that_cannot_be(size, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["plan", AR, "--size", size])
     assert end.value.code == 2 and "argument --size" in capsys.readouterr().err
+
+
+def test_next_keys_go_with_nodes(capsys):
+    """Behind the recipe that the command was given, which states other copies and micro-batches than are planned."""
+    before = json.loads(out(capsys, AR, *STAGED, "--nodes", "4", "--json"))
+    assert before["next"] and before["layout"]["micro_batches"] == 8
+    for knob in before["next"]:
+        after = json.loads(out(capsys, AR, *STAGED, *knob["keys"].split(), "--nodes", "4", "--json"))
+        assert after["peak"] == knob["peak"]
+        assert after["step_seconds"]["total"] == pytest.approx(knob["step_seconds"], rel=0.03)
+
+
+@pytest.mark.parametrize("index", ["{", "{}", "[]", '{"buckets": 5}', '{"buckets": [{"height": 64, "width": 64}]}',
+                                   '{"height": "64", "width": 64}', '{"height": 33, "width": 64}'])
+def test_a_dataset_that_is_damaged(index, capsys, tmp_path):
+    file = tmp_path / "index.json"
+    file.write_text(index)
+    assert cli.main(["plan", NANO, f"train_dataset.dataset_dir={tmp_path}"]) == 2
+    assert f"mindglm: {file}: expected what `mindglm prepare` writes" in capsys.readouterr().err
+    file.write_text('{"height": 64, "width": 128}')
+    assert "128x64" in out(capsys, NANO, f"train_dataset.dataset_dir={tmp_path}")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_has_gone(buffered):
+    """As `mindglm plan RECIPE | true`: no traceback, and how a program ends by SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone:
+        result = subprocess.run([sys.executable, "-m", "mindglm", "plan", NANO], cwd=ROOT, stdout=gone, text=True,
+                                stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": buffered})
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_a_fault():
+    def fail():
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        exit_code(fail)
 
 
 def test_it_answers_within_a_second_and_without_mindspore():

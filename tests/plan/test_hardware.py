@@ -35,10 +35,24 @@ def test_measured_figures_replace_the_table(tmp_path):
     assert machine.sources[0] == ("matmul_efficiency network_bandwidth", f"measured: {file}")
 
 
+def test_numbers_as_recipes_write_them(tmp_path):
+    """YAML 1.1 takes the first two for text."""
+    file = tmp_path / "ours.yaml"
+    file.write_text("base: h100\nstorage_bandwidth: 3e9\npeak_flops: 354.0e12\nmatmul_efficiency: 1\n"
+                    "devices_per_node: 16.0\n")
+    machine = hardware.load(str(file))
+    assert (machine.storage_bandwidth, machine.peak_flops, machine.matmul_efficiency) == (3e9, 354e12, 1)
+    assert machine.devices_per_node == 16 and type(machine.devices_per_node) is int
+
+
 @pytest.mark.parametrize("text, words", [
     ("base: a100\n", "base"), ("matmul_efficiency: 0.5\n", "base"), ("[1]\n", "base"), ("base: [\n", "cannot be read"),
     ("base: h100\nspeed: 3\npeak_flops: fast\nmemory: -1\n",
-     "speed is no figure.*\n.*'fast', expected a number.*\n.*-1")])
+     "speed is no figure.*\n.*'fast', expected a finite number.*\n.*-1"),
+    *((f"base: h100\npeak_flops: {value}\n", "expected a finite number above 0")
+      for value in (".inf", ".nan", "nan", "1e999", "1" + 400 * "0", "true", "null", "[1]", "0")),
+    ("base: h100\nmatmul_efficiency: 1.01\n", "1.01, expected a share above 0 and at most 1"),
+    *((f"base: h100\ndevices_per_node: {value}\n", "expected a whole number of at least 1") for value in (8.5, 0, -2))])
 def test_what_is_no_figure_is_refused(tmp_path, text, words):
     file = tmp_path / "wrong.yaml"
     file.write_text(text)

@@ -120,15 +120,73 @@ def test_collectives_by_hand():
     assert seconds(8, 4, False) == pytest.approx(1 / 2 / 196 + 1 / 2 * 3 / 4 / 25)
 
 
-def test_knobs_say_what_planning_them_says():
+def of_file(name, overrides=(), machine="atlas800t-a2"):
+    """The plan of a shipped recipe."""
+    loaded, device = recipe.load(RECIPES / name, overrides, to_plan=True), hardware.load(machine)
+    return planner.plan(workloads.of_recipe(loaded, device.form), layout.of_recipe(loaded), device)
+
+
+KNOBS = [("glm_image/ar_9b_sft.yaml", [], "atlas800t-a2"), ("glm_image/dit_7b_pretrain_mixed.yaml", [], "atlas800t-a2"),
+         ("glm_image/128_nodes/dit_7b_pretrain_mixed.yaml", [], "h100"),
+         ("glm_image/1_node/dit_7b_sft.yaml", [], "h100"), ("glm_image/1_node/ar_9b_sft.yaml", [], "h100"),
+         ("glm_image/1_node/ar_9b_sft.yaml", [], "cpu"),
+         ("glm_image/1_node/dit_7b_sft.yaml", ["runner_config.gradient_accumulation_steps=2",
+                                               "parallel_config.micro_batch_num=2"], "atlas800t-a2"),
+         ("nano/dit.yaml", [], "cpu"), ("nano/dit.yaml", ["parallel_config.data_parallel=2"], "cpu"),
+         ("nano/dit.yaml", ["parallel_config.data_parallel=2", "strict_numerics=true", "context.mode=1"], "cpu")]
+
+
+@pytest.mark.parametrize("name, overrides, machine", KNOBS, ids=str)
+def test_knobs_do_what_they_say(name, overrides, machine):
+    """Their keys behind the recipe: no rule refuses them, and time and memory are those that were promised."""
+    before = of_file(name, overrides, machine)
+    found = planner.knobs(before)
+    assert found and (not before.fits or all(knob.plan.fits for knob in found))
+    for knob in found:
+        after = of_file(name, [*overrides, *knob.keys.split()], machine)
+        assert after.layout == knob.plan.layout
+        assert after.time.total == pytest.approx(knob.plan.time.total, rel=0.03), knob.keys
+        assert after.peak == knob.plan.peak, knob.keys
+
+
+def test_knobs_are_in_order():
     before = plan_of("ar", stages=8, data_parallel=4, micro_batches=32)
     found = planner.knobs(before)
     assert before.fits and found and all(knob.plan.fits for knob in found)
     assert [knob.plan.time.total for knob in found] == sorted(knob.plan.time.total for knob in found)
-    for knob in found:
-        again = planner.plan(knob.plan.workload, knob.plan.layout, A2)
-        assert knob.plan.time.total == pytest.approx(again.time.total, rel=0.03)
-        assert knob.plan.peak == again.peak
+
+
+def test_stages_of_a_compiled_recipe_take_dynamic_graphs():
+    """nano/dit.yaml compiles its step; recomputing it takes context.mode=1, which rounds otherwise."""
+    before = of_file("nano/dit.yaml", machine="cpu")
+    small = planner.plan(before.workload, before.layout, dataclasses.replace(before.hardware, memory=before.peak - 1))
+    again = next(knob for knob in planner.knobs(small) if knob.plan.layout.recompute is None)
+    assert "context.mode=1" in again.keys.split() and again.changes_numerics
+    assert search.keys(again.plan).endswith("context.mode=1") and "context.mode" not in search.keys(before)
+
+
+def test_a_frozen_model_is_offered_no_stages():
+    workload, stated = made("dit", stages=1, data_parallel=32, micro_batches=8)
+    frozen = dataclasses.replace(workload, frozen=True)
+    for each, staged in ((workload, True), (frozen, False)):
+        found = planner.knobs(planner.plan(each, stated, A2))
+        assert any(knob.plan.layout.runs_stages for knob in found) is staged
+        assert any(candidate.runs_stages for candidate in search.candidates(each, 32)) is staged
+
+
+def test_strict_numerics_are_offered_no_shorter_gradients():
+    workload, stated = made("dit", stages=1, data_parallel=32, micro_batches=8, recompute=None)
+    for strict in (False, True):
+        found = planner.knobs(planner.plan(dataclasses.replace(workload, strict=strict), stated, A2))
+        assert any(knob.keys == "precision.reduce_dtype=bfloat16" for knob in found) is not strict
+
+
+def test_what_the_trainer_refuses_says_so():
+    before = plan_of("ar", schedule="zb_h1", micro_batches=8)
+    found, told = planner.knobs(before), text.told(before, "it")
+    assert [knob.planned_only for knob in found] == [knob.plan.layout.schedule == "zb_h1" for knob in found]
+    shown = sum(knob.planned_only for knob in found[:3])
+    assert shown and told.count("planned only: mindglm train does not run zb_h1") == shown
 
 
 def test_what_would_not_fit_is_not_offered():
@@ -181,12 +239,17 @@ def test_a_search_over_4096_devices_takes_less_than_five_seconds():
         search.best(workload, A2, 4097)
 
 
-def test_keys_of_a_layout_make_a_recipe_with_that_layout():
+@pytest.mark.parametrize("devices", [32, 128])
+def test_keys_of_a_layout_make_a_recipe_with_that_layout(devices):
+    """From a recipe with chunks and cuts of its own, which a layout of one stage has to take back."""
     workload, _ = made("dit")
-    for plan in search.best(workload, A2, 32).plans:
+    one_stage = [each for each in search.candidates(workload, devices) if each.stages == 1]
+    assert one_stage
+    for plan in (*search.best(workload, A2, devices).plans,
+                 *(planner.plan(workload, each, A2) for each in one_stage)):
         loaded = recipe.load(RECIPES / FILES["dit"], ["runner_config.global_batch_size=256",
-                                                      *search.keys(plan.layout).split()])
-        assert dataclasses.replace(layout.of_recipe(loaded), cut=plan.layout.cut) == plan.layout
+                                                      *search.keys(plan).split()])
+        assert layout.of_recipe(loaded) == plan.layout
 
 
 def test_other_objectives_are_not_planned():

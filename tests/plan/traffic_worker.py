@@ -54,7 +54,7 @@ def count_traffic() -> dict[str, int]:
 
     transport_peers.distributed.isend = sent
     for name, kind in (("all_reduce_sum", "gradients"), ("begin_all_reduce_sum", "gradients"),
-                       ("reduce_scatter_sum", "gradients"), ("all_gather", "weights")):
+                       ("begin_reduce_scatter_sum", "gradients"), ("all_gather", "weights")):
         setattr(transport, name, noted(getattr(transport, name), kind))
     return counted
 

@@ -207,3 +207,32 @@ def test_moving_average():
     with ema.in_place():
         assert np.array_equal(optimizer.params[0].asnumpy().ravel(), ema.average[:optimizer.params[0].size])
     assert np.array_equal(optimizer.masters(), live)
+
+
+@pytest.mark.parametrize("kind", [HostAdamW, MintAdamW])
+def test_whoever_copies_the_state_is_asked_before_it_changes(kind, monkeypatch):
+    """Every way to change weights, moments or average asks first, when all of them are still as they were."""
+    monkeypatch.setattr(mint.optim.AdamW, "construct", lambda self, grads: None)  # it has no CPU kernel
+    optimizer = kind(net(), SECTION)
+    average = Ema(optimizer, 0.9, 0)
+    grads = [Tensor(np.ones(bucket.part, np.float32)) for bucket in optimizer.space.buckets]
+    new = optimizer.masters() + 1
+
+    def vectors():
+        return [vector.copy() for vector in (optimizer.masters(), *optimizer.moments(), average.average)]
+
+    def moved():
+        with average.in_place():
+            optimizer.params[0].set_data(optimizer.params[0] + 1)
+            optimizer.absorb()
+
+    for change in (lambda: (optimizer.apply(grads, 1.0, 0.1, 1), average.update(1)),
+                   lambda: optimizer.set_masters(new), lambda: optimizer.set_moment(0, new, 1), moved):
+        before, asked = vectors(), []
+
+        def ask():
+            asked.append(all(np.array_equal(a, b) for a, b in zip(before, vectors())))
+
+        optimizer.before_change = ask
+        change()
+        assert asked and asked[0]

@@ -40,6 +40,16 @@ def records_of(small, args, ranges):
     return records
 
 
+def test_what_no_rehearsal_made_is_not_removed(tmp_path, capsys):
+    words = [str(RECIPES / "glm_image/ar_9b_pretrain_256.yaml"), *CLUSTER, "--prepare", f"--output={tmp_path / 'run'}"]
+    for _ in range(2):  # a new folder, and that of an earlier rehearsal
+        assert rehearsal.main(words) == 0 and len(list((tmp_path / "run").iterdir())) == 1
+        (tmp_path / "run" / "metrics.jsonl").touch()
+    (tmp_path / "run" / rehearsal.MARK).unlink()
+    assert rehearsal.main(words) == 2 and (tmp_path / "run" / "metrics.jsonl").exists()
+    assert "no rehearsal made what is in it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file, layers", [
     ("glm_image/ar_9b_pretrain_256.yaml", 40), ("glm_image/dit_7b_pretrain_256.yaml", 30)])
 def test_depth_names_and_layout_are_kept(file, layers):

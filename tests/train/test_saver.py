@@ -53,6 +53,33 @@ def test_a_checkpoint_made_in_the_background_is_that_of_its_step(tmp_path, monke
             same(background.tensors[kind], plain.tensors[kind])
 
 
+def test_the_next_update_waits_for_the_copy_and_nothing_before_it(tmp_path, monkeypatch):
+    """The thread may copy only when the next step has its gradients: what it then copies is still the saved step's."""
+    fake.make_trainer(recipe_of(tmp_path / "plain", background=False, save=3, steps=6)).fit()
+    trainer = fake.make_trainer(recipe_of(tmp_path / "async", save=3, steps=6))
+    may_copy, write, apply = threading.Event(), trainer._saver._write, trainer.optimizer.apply
+    waited = []
+
+    def held_up(*args):
+        assert may_copy.wait(60)
+        return write(*args)
+
+    def let_copy(*args):
+        if trainer.counters.step == 3:  # forward and backward of step 4 are done
+            waited.append(trainer._saver.busy and not may_copy.is_set())
+            threading.Timer(0.3, may_copy.set).start()
+        apply(*args)
+
+    monkeypatch.setattr(trainer._saver, "_write", held_up)
+    monkeypatch.setattr(trainer.optimizer, "apply", let_copy)
+    trainer.fit()
+    assert waited == [True]
+    for step in (3, 6):
+        plain, background = (store.load(tmp_path / name / "checkpoint", step) for name in ("plain", "async"))
+        for kind in ("model", "opt", "ema"):
+            same(background.tensors[kind], plain.tensors[kind])
+
+
 def test_a_second_save_waits_for_the_first(tmp_path, monkeypatch):
     """Two are never written at once, and none is left out."""
     at_work, most, write = [], [], store.write_part
@@ -126,6 +153,22 @@ def test_a_run_whose_last_checkpoint_is_lost_does_not_end_well(tmp_path, monkeyp
     assert again.counters.step == 6
     again.fit()
     assert store.steps(tmp_path / "checkpoint") == [2, 4, 6, 8]
+
+
+def test_a_full_disk_does_not_hide_why_the_run_ended(tmp_path, monkeypatch):
+    """The background fails of it while the run ends of something else."""
+    trainer = full_disk(monkeypatch, {4}, fake.make_trainer(recipe_of(tmp_path, save=4)))
+    step = trainer._step
+
+    def mistaken(*args):
+        if trainer.counters.step == 4:
+            raise UserError("something else")
+        return step(*args)
+
+    monkeypatch.setattr(trainer, "_step", mistaken)
+    monkeypatch.setattr(trainer._saver, "poll", list)
+    with pytest.raises(UserError, match="something else"):
+        trainer.fit()
 
 
 def test_a_read_only_folder_is_said_too(tmp_path, monkeypatch):
@@ -215,7 +258,7 @@ def test_two_ranks_agree_on_what_became_of_a_checkpoint(tmp_path):
     with Job(2, [str(ROOT / "tests/train/saver_worker.py"), str(tmp_path / "two")], tmp_path / "logs") as job:
         settings = recipe_of(tmp_path / "one", background=False, save=3, steps=6)
         fake.make_trainer(settings).fit()
-        assert job.wait(120) == [1, 1], job.logs()
+        assert job.wait(300) == [1, 1], job.logs()
     assert "the checkpoint of step 4 could not be written (rank 1: OSError: [Errno 28]" in log(tmp_path / "two")
     root = tmp_path / "two" / "checkpoint"
     assert store.steps(root) == [2, 6]

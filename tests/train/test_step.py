@@ -12,6 +12,7 @@ from mindglm.train.layout import Layout
 from mindglm.train.optimizer import build
 from mindglm.train.step import learning_rates, local_step
 from tests.train import fake
+from tests.train.test_trainer import killed_after
 
 WIDE = schema.RunnerWrapperSection(use_clip_grad=False)
 
@@ -82,10 +83,20 @@ def test_batch_without_weight_is_skipped():
 def test_learning_rates_are_those_of_mindformers_one_step_on(tmp_path):
     settings = fake.make_recipe(tmp_path, steps=20, lr_schedule=schema.LrScheduleSection(
         learning_rate=0.5, warmup_steps=5, lr_end=0.1, total_steps=15))
-    rates = learning_rates(settings, 20)
+    rate = learning_rates(settings)
+    rates = [rate(done) for done in range(20)]
     expected = [0.5 * i / 5 for i in range(1, 5)]
     expected += [0.1 + 0.4 * 0.5 * (1 + math.cos(math.pi * (i - 5) / 10)) for i in range(5, 15)] + [0.1] * 6
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_a_learning_rate_is_computed_when_its_step_comes(tmp_path):
+    """A run of ten million steps builds its trainer as fast as a short one: the schedule is asked once a step."""
+    trainer = fake.make_trainer(fake.make_recipe(tmp_path, steps=10**7))
+    asked, rate = [], trainer._rate
+    trainer._rate = lambda done: asked.append(done) or rate(done)
+    killed_after(trainer, 3)
+    assert asked == [0, 1, 2] and rate(9_999_999) == pytest.approx(0.002)
 
 
 def test_batches_are_functions_of_the_step():

@@ -10,6 +10,7 @@ import pytest
 from mindglm.checkpoint import store
 from mindglm.errors import UserError
 from mindglm.recipe import schema
+from mindglm.train import metrics
 from tests.train import fake
 
 
@@ -63,6 +64,42 @@ def killed_after(trainer, steps):
     trainer._due = due
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
+
+
+@pytest.mark.parametrize("changed, said", [("nothing", ""), ("lost a line", "not have the 6 lines"), ("cut", "")])
+def test_metrics_go_on_where_the_checkpoint_says(tmp_path, monkeypatch, changed, said):
+    """Five steps and a validation; a line that somebody takes out, or one that the kill cuts, does not disturb."""
+    settings = fake.make_recipe(tmp_path, steps=10, save=5, validation=schema.ValidationSection(5, 8))
+    held_out, path = fake.Dataset(30, offset=500), tmp_path / "metrics.jsonl"
+    killed_after(fake.make_trainer(settings, held_out=held_out), 7)
+    assert store.load(tmp_path / "checkpoint", 5).common["metrics_lines"] == 6
+    there = path.read_text().splitlines(keepends=True)
+    left = there[:2] + there[3:] if changed == "lost a line" else there
+    path.write_text("".join(left) + ('{"step": 8, "lo' if changed == "cut" else ""))
+    asked = []
+    monkeypatch.setattr(metrics, "_step_of", lambda line, step_of=metrics._step_of: asked.append(line) or step_of(line))
+    trainer = fake.make_trainer(settings, held_out=held_out)
+    kept = left[:5] if changed == "lost a line" else left[:6]
+    assert path.read_text() == "".join(kept) and trainer.metrics.lines == len(kept)
+    assert (len(asked) == 2) == (not said)  # the lines at the cut alone
+    assert said in (text := (tmp_path / "log" / "train.log").read_text()) and bool(said) == ("was changed" in text)
+    trainer.fit()
+    steps = [1, 2, 4] if changed == "lost a line" else [1, 2, 3, 4]
+    assert [line["step"] for line in lines(tmp_path)] == [*steps, 5, 6, 7, 8, 9, 10]
+
+
+def test_metrics_of_a_checkpoint_that_did_not_count_them(tmp_path):
+    """Checkpoints of earlier releases: lines are chosen by their step, and nothing is said of it."""
+    settings = fake.make_recipe(tmp_path, steps=6, save=3)
+    first = fake.make_trainer(settings)
+    first._saver.save, save = lambda *args: save(*args[:-1], {}), first._saver.save
+    killed_after(first, 5)
+    assert "metrics_lines" not in store.load(tmp_path / "checkpoint").common
+    second = fake.make_trainer(settings)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3] and second.metrics.lines == 3
+    assert "was changed" not in (tmp_path / "log" / "train.log").read_text()
+    second.fit()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_finished_run_started_again_does_nothing(tmp_path):
@@ -126,6 +163,21 @@ def test_signal_saves_after_the_step_and_exits(tmp_path, number, code):
     rest = fake.make_trainer(settings)
     rest.fit()
     same(fake.weights(rest), fake.weights(run(tmp_path / "straight", steps=12)))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_does_not_cut_the_last_save_short(tmp_path, number, code):
+    trainer = fake.make_trainer(fake.make_recipe(tmp_path, steps=3))
+    save = trainer._saver.save
+
+    def signalled(*args):
+        os.kill(os.getpid(), number)
+        return save(*args)
+
+    trainer._saver.save = signalled
+    with pytest.raises(SystemExit) as stopped:
+        trainer.fit()
+    assert stopped.value.code == code and store.load(tmp_path / "checkpoint").step == 3
 
 
 def test_validation_is_comparable_and_does_not_touch_training(tmp_path):
