@@ -137,8 +137,7 @@ class Node:
     # ---- watching ----
 
     def _watch(self) -> int:
-        result, deadline = None, None  # set once the job is on its way out
-        scheduler_deadline = None
+        result = deadline = scheduler_deadline = None  # set once the job is on its way out
         gone = SchedulerGone(self.args) if self.args.node_rank > 0 and not self.args.leash else None
         if not self.workers:  # told to go before there were any
             return 128 + self.requests.signals[0]
