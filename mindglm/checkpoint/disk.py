@@ -47,8 +47,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a small file whole: another reader sees the old text or the new one, never a part."""
     path = pathlib.Path(path)
     staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write_new(staging, text.encode())
-    os.rename(staging, path)
+    try:
+        write_new(staging, text.encode())
+        os.rename(staging, path)
+    except OSError:
+        staging.unlink(missing_ok=True)
+        raise
 
 
 def open_regular(path: str | os.PathLike, follow_links: bool = False):

@@ -161,6 +161,22 @@ def replace_folder(staging: pathlib.Path, target: pathlib.Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_leftovers(target: pathlib.Path) -> None:
+    """Remove what killed processes left beside `target`: unfinished folders, and those that it replaced.
+
+    A process killed between the two renames of replace_folder left no `target`: what stood there is put back. Only for
+    a caller that knows that nobody else writes `target` now.
+    """
+    replaced = target.parent.glob(f".{target.name}.*.old")
+    for old in sorted(replaced, key=lambda path: path.stat().st_ctime, reverse=True):  # set by the rename
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, target)
+    for staging in target.parent.glob(f".{target.name}.*.tmp"):
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def shard(component: str, shapes: Mapping[str, tuple[int, ...]], dtype: str,
           weight_map: Mapping[str, str] | None = None, max_shard_bytes: int = MAX_SHARD_BYTES) -> dict[str, list[str]]:
     """{weight file: tensor names}: by weight_map, or in the order of `shapes`, a new file when one would not fit."""

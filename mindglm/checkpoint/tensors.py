@@ -188,12 +188,6 @@ class TensorFile:
         return np.array(to_float32(self.raw(name)))
 
 
-def read_header(path: str | os.PathLike) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """{tensor name: (dtype code, shape)} of a file, without touching its data."""
-    file = TensorFile(path)
-    return {name: (file.dtype(name), file.shape(name)) for name in file.names}
-
-
 @dataclass(frozen=True)
 class Written:
     """A safetensors file as it was written: what a reader needs to find and to check its bytes."""

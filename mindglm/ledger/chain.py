@@ -88,11 +88,6 @@ class Appender:
         except OSError as error:
             self.error = error
 
-    @property
-    def waiting(self) -> bytes:
-        """What could not be written yet."""
-        return self._waiting
-
     def close(self) -> None:
         self.write("")
         self._file.close()
@@ -108,19 +103,26 @@ class Chain:
         `note` says when the file was altered and the saved one takes its place. UserError when `saved` itself was.
         """
         self.path = path
-        lines = [] if saved is None else parse(saved.decode(), f"{path.name} of the checkpoint")
+        saved = saved or b""
+        lines = parse(saved.decode(errors="replace"), f"{path.name} of the checkpoint")
+        self._content = bytearray(saved[:saved.rfind(b"\n") + 1])
         self.expected, self.note = _beyond(path, lines)
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        staging.write_bytes(saved or b"")
-        os.replace(staging, path)
-        self._head = json.loads(saved.splitlines()[-1])["chain"] if lines else ""
+        try:
+            staging.write_bytes(self._content)
+            os.replace(staging, path)
+        except OSError:
+            staging.unlink(missing_ok=True)
+            raise
+        self._head = json.loads(self._content.splitlines()[-1])["chain"] if lines else ""
         self._file = Appender(path)
         if not lines:
             self.append({"ledger": VERSION, **first})
 
     def append(self, body: dict) -> None:
         text, self._head = sealed(body, self._head)
+        self._content.extend(text.encode())
         self._file.write(text)
 
     @property
@@ -129,8 +131,9 @@ class Chain:
 
     @property
     def content(self) -> bytes:
-        """All lines so far."""
-        return self.path.read_bytes() + self._file.waiting
+        """All lines so far. Kept in memory, some 250 bytes a step: the file may be altered or lost meanwhile,
+        and a checkpoint must not take that over."""
+        return bytes(self._content)
 
     def close(self) -> None:
         self._file.close()

@@ -11,6 +11,7 @@
 import json
 import math
 import pathlib
+import shutil
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -50,6 +51,9 @@ def write(trainer, result, lr: float, micro_batches, witness, files: dict[str, b
     trainer: a loop.Trainer. result: the step's StepResult. files: small files of the run that go into it.
     """
     folder = trainer.output_dir / "capsules" / f"step_{trainer.counters.step:08d}"
+    failure = transport.broadcast_object(_remove_older(folder) if transport.rank() == 0 else "")
+    if failure:
+        return f"The capsule of the step could not be written ({failure})"
     norms = _norms(trainer, result)
     failure = _save_weights(trainer, folder / "weights")
     bucket, ids, keys = trainer.batches.ids(trainer.counters.step - 1)
@@ -65,6 +69,16 @@ def write(trainer, result, lr: float, micro_batches, witness, files: dict[str, b
     if failure:
         return f"The capsule of the step could not be written ({failure})"
     return f"The step is kept in {folder}; `mindglm replay {folder}` does it again and says why"
+
+
+def _remove_older(folder: pathlib.Path) -> str:
+    """Remove the capsule that an earlier run left of the same step, with its weights; what went wrong, or ""."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _save_weights(trainer, folder: pathlib.Path) -> str:

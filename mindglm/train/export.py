@@ -31,7 +31,7 @@ def write(recipe, objective, dataset, trained: dict[str, np.ndarray]) -> pathlib
         config = objective.finish(dataset[i] for i in range(count))
     target = pathlib.Path(recipe.output_dir) / "model"
     staging = target.with_name(f".model.{os.getpid()}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
+    released.remove_leftovers(target)  # whatever process left them: this run alone holds the folder (train/lock.py)
     staging.mkdir(parents=True)
     tensors, extra = {}, {}
     if source is not None:

@@ -19,7 +19,9 @@ class RunLedger:
     def __init__(self, output_dir: pathlib.Path, recipe, layout: Layout, parameters: dict[str, Parameter],
                  first_step: int, files: dict[str, bytes], changes: list[differences.Change]):
         """first_step: steps already done, by the checkpoint that the run goes on from. files: what that checkpoint
-        holds besides tensors; its ledger is continued. changes: how the recipe differs from the stored one."""
+        holds besides tensors; its ledger is continued. changes: how the recipe differs from the stored one.
+
+        OSError on rank 0 when the disk takes no ledger."""
         self._layout, self._parameters = layout, parameters
         self._interval = recipe.monitor_config.weights_hash_interval
         self.notes: list[str] = []
@@ -39,6 +41,8 @@ class RunLedger:
         if recorded:
             self._expected = {}
             self._chain.append({"step": first_step, "recipe": recorded})
+        if self._chain.error is not None:
+            raise self._chain.error
 
     def step(self, step: int, witness, result, lr: float) -> list[str]:
         """The line of a step that was done; sentences on what is wrong with it (rank 0). Called by all ranks."""

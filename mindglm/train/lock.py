@@ -6,6 +6,7 @@ such locks from host to host; so a live run also touches the file every few seco
 over only a lock that nobody has touched for two minutes.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -13,15 +14,16 @@ import pathlib
 import socket
 import threading
 import time
-from contextlib import contextmanager
 
+from mindglm.checkpoint.disk import write_all
 from mindglm.errors import UserError
+from mindglm.train import writable
 
 NAME = "run.lock"
 TOUCH_SECONDS, STALE_SECONDS = 10.0, 120.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def held(output_dir: str | os.PathLike):
     """Context in which this process alone writes to `output_dir`, which is made if need be.
 
@@ -29,14 +31,13 @@ def held(output_dir: str | os.PathLike):
     context's value is a sentence on a lock that a dead run left behind, or "".
     """
     path = pathlib.Path(output_dir) / NAME
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output_dir {output_dir} cannot be written ({error}); give another one, or make room or the "
-                        "rights for it") from error
-    try:
-        left_by = _take(file, path)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(path, "a+b", buffering=0))  # a buffer would be written once more by close
+            left_by = _take(file, path)
+        except OSError as error:
+            raise writable.refusal(output_dir, error) from error
         released = threading.Event()
         toucher = threading.Thread(target=_touch, args=(path, released), daemon=True, name="run.lock")
         toucher.start()
@@ -45,9 +46,10 @@ def held(output_dir: str | os.PathLike):
         finally:
             released.set()
             toucher.join()
-            file.truncate(0)  # an empty file: nobody runs
-    finally:
-        file.close()
+            try:
+                file.truncate(0)  # an empty file: nobody runs
+            except OSError as error:  # it must not hide how the run ended
+                print(f"mindglm: {path} cannot be emptied ({error})", flush=True)
 
 
 def _take(file, path: pathlib.Path) -> str:
@@ -60,8 +62,8 @@ def _take(file, path: pathlib.Path) -> str:
     if owner.get("host", here) != here and _age(file, path) < STALE_SECONDS:
         raise UserError(_refusal(path, owner))
     file.truncate(0)
-    file.write(json.dumps({"host": here, "pid": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}) + "\n")
-    file.flush()
+    about = {"host": here, "pid": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+    write_all(file, json.dumps(about).encode() + b"\n")
     return f"the run before (process {owner['pid']} on {owner['host']}) ended without a word" if owner else ""
 
 
@@ -77,10 +79,11 @@ def _owner(file) -> dict:
 def _age(file, path: pathlib.Path) -> float:
     """Seconds since the lock was touched, by the clock of the file system: hosts need not agree on the time."""
     probe = path.with_name(f".{NAME}.{os.getpid()}.tmp")
-    probe.touch()
-    now = probe.stat().st_mtime
-    probe.unlink()
-    return now - os.fstat(file.fileno()).st_mtime
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - os.fstat(file.fileno()).st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _refusal(path: pathlib.Path, owner: dict) -> str:
@@ -91,9 +94,11 @@ def _refusal(path: pathlib.Path, owner: dict) -> str:
 
 
 def _touch(path: pathlib.Path, released: threading.Event) -> None:
+    said = False
     while not released.wait(TOUCH_SECONDS):
         try:
             os.utime(path)
-        except OSError as error:  # the folder is gone or cannot be written: saving will say so, not this
-            print(f"mindglm: {path} cannot be touched ({error})", flush=True)
-            return
+        except OSError as error:  # often it passes; where it does not, saving will say more
+            if not said:
+                print(f"mindglm: {path} cannot be touched ({error}); tried again every {TOUCH_SECONDS:g} s", flush=True)
+            said = True

@@ -9,7 +9,7 @@ import numpy as np
 
 from mindglm.errors import UserError
 from mindglm.parallel import transport
-from mindglm.train import capsule, precision, samples, state
+from mindglm.train import capsule, precision, samples, state, writable
 from mindglm.train import layout as layouts
 from mindglm.train.batches import Batches, validation_batches
 from mindglm.train.ema import Ema
@@ -52,11 +52,12 @@ class Trainer:
         self._step = build_step(recipe, objective, self.optimizer)
         self.batches = Batches(objective, dataset, recipe.seed, runner.global_batch_size, recipe.micro_batches,
                                 self.layout)
-        self._rate = learning_rates(recipe)
-        self.metrics = Metrics(self.output_dir, recipe, self.counters.step, self.leads,
-                               resumed.common.get("metrics_lines"))
-        self._ledger = RunLedger(self.output_dir, recipe, self.layout, self.parameters, self.counters.step,
-                                 resumed.files, resumed.changes)
+        with writable.together(self.output_dir):
+            self._rate = learning_rates(recipe)  # mindformers opens its log files
+            self.metrics = Metrics(self.output_dir, recipe, self.counters.step, self.leads,
+                                   resumed.common.get("metrics_lines"))
+            self._ledger = RunLedger(self.output_dir, recipe, self.layout, self.parameters, self.counters.step,
+                                     resumed.files, resumed.changes)
         self._validation = (0, math.nan)  # the last one: step and loss
         self._say([*notes, *resumed.notes, *self._ledger.notes, self._description()])
 

@@ -159,12 +159,29 @@ def _step_of(line: bytes) -> int | None:
         return None
 
 
+class _LogFile(logging.FileHandler):
+    """What the disk does not take waits in the file's buffer and was on the screen: said once, without a traceback."""
+
+    _told = False
+
+    def handleError(self, record) -> None:
+        if not self._told:
+            print(f"mindglm: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", file=sys.stderr, flush=True)
+        self._told = True
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # it must not hide how the run ended
+            self.handleError(None)
+
+
 def _logger(path: pathlib.Path) -> logging.Logger:
     path.parent.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger(f"mindglm.train.{path}")
     logger.propagate = False
     logger.setLevel(logging.INFO)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s - mindglm - %(levelname)s - %(message)s"))
     logger.addHandler(handler)
     return logger

@@ -13,6 +13,7 @@ from mindspore import Tensor
 
 from mindglm import recipe as recipes
 from mindglm.checkpoint import store
+from mindglm.checkpoint.tensors import to_float32
 from mindglm.errors import UserError
 from mindglm.train import objectives
 from mindglm.train.batches import collate
@@ -47,9 +48,13 @@ class Bench:
         if set(parameters) != set(loaded):
             raise UserError(f"{capsule.folder}: its weights are those of another model than its recipe describes; "
                             f"differing tensors: {sorted(set(parameters) ^ set(loaded))[:LISTED]}")
+        self.not_finite = []
         for name, parameter in parameters.items():
-            parameter.set_data(Tensor(np.array(loaded[name])))
-        self.not_finite = [name for name, values in loaded.items() if not np.isfinite(values).all()]
+            values = loaded[name]  # in raw bfloat16 where the run's device kept frozen weights so
+            values = to_float32(values) if values.dtype == np.uint16 else np.array(values)
+            parameter.set_data(Tensor(values))
+            if not np.isfinite(values).all():
+                self.not_finite.append(name)
         self._gradients = gradient_function(
             self.objective.network, trained_parameters(self.objective, self.recipe.model.frozen), False)
 

@@ -17,6 +17,7 @@ from mindglm.checkpoint import store
 from mindglm.checkpoint.stored import Checkpoint, Damaged, Tensors, damaged
 from mindglm.checkpoint.tensors import to_bfloat16, to_float32
 from mindglm.errors import UserError
+from mindglm.ledger import chain
 from mindglm.parallel import collect, transport
 from mindglm.recipe import differences
 from mindglm.train.layout import Layout
@@ -169,6 +170,7 @@ class _Reading:
         self.resumed = Resumed(Counters(**{name: common[name] for name in vars(Counters())}), [], changes, common)
         if transport.rank() == 0:
             self.resumed.files = {name: checkpoint.file(name) for name in checkpoint.file_names if name not in own}
+            _check_ledger(folder, self.resumed.files)
         self._parameters, self._optimizer, self._ema = parameters, optimizer, ema
         model, opt, average = (checkpoint.kinds.get(kind) for kind in ("model", "opt", "ema"))
         _check(model, opt, names, parameters, optimizer)
@@ -200,6 +202,14 @@ class _Reading:
             parameter.set_data(Tensor(values).astype(parameter.dtype))
         if self._ema is not None and not self._has_average:
             np.copyto(self._ema.average, self._optimizer.masters())
+
+
+def _check_ledger(folder: pathlib.Path, files: dict[str, bytes]) -> None:
+    """Damaged when the ledger was altered before the checkpoint was written: its checksum says nothing of that."""
+    try:
+        chain.parse(files.get(chain.NAME, b"").decode(errors="replace"), chain.NAME)
+    except UserError as error:
+        raise damaged(folder / chain.NAME, error) from error
 
 
 def _check(model: Tensors | None, opt: Tensors | None, names: set[str], parameters, optimizer) -> None:

@@ -7,7 +7,7 @@ import sys
 
 from mindglm.errors import UserError
 from mindglm.parallel import transport
-from mindglm.train import lock
+from mindglm.train import lock, writable
 
 
 def run(recipe, fallback: bool = False) -> None:
@@ -44,15 +44,10 @@ def _alone(output: pathlib.Path):
     The value is a sentence on a lock that a dead run left behind, or "".
     """
     with contextlib.ExitStack() as stack:
-        note = refusal = ""
-        if transport.rank() == 0:
-            try:
+        note = ""
+        with writable.together(output):
+            if transport.rank() == 0:
                 note = stack.enter_context(lock.held(output))
-            except UserError as error:
-                refusal = str(error)
-        refusal = transport.broadcast_object(refusal)
-        if refusal:
-            raise UserError(refusal)
         yield note
 
 

@@ -115,6 +115,20 @@ def test_full_disk_loses_no_line(tmp_path):
     assert opened.content == (tmp_path / "ledger.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("what", ["gone", "flipped"])
+def test_file_that_is_lost_or_altered_meanwhile_does_not_reach_the_checkpoint(tmp_path, what):
+    """What a checkpoint gets is what the run has written, whatever became of the file."""
+    straight = write(tmp_path / "straight.jsonl", lines()).read_bytes()
+    path = tmp_path / "ledger.jsonl"
+    opened = chain.Chain(path, b"".join(straight.splitlines(keepends=True)[:3]), {})
+    for body in lines()[2:4]:
+        opened.append(body)
+    path.unlink() if what == "gone" else path.write_text(altered(path.read_text(), 2, "number"))
+    for body in lines()[4:]:
+        opened.append(body)
+    assert opened.content == straight
+
+
 def watched(places, keys, seed=3, spend=1):
     """The witness of a rank that made these places of a global batch."""
     witness = ledger.Witness()

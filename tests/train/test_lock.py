@@ -1,7 +1,9 @@
 """Two runs on one output folder: the second is refused with the first one's pid and host."""
 
+import errno
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -86,3 +88,45 @@ def test_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         with lock.held(tmp_path / "file" / "run"):
             raise AssertionError
+
+
+@pytest.mark.parametrize("call", ["write", "touch"])
+def test_disk_that_takes_no_lock_is_a_user_error(tmp_path, monkeypatch, call):
+    """Full when the lock is written, or broken while the age of another host's lock is asked: nothing is left."""
+    if call == "touch":
+        (tmp_path / lock.NAME).write_text(json.dumps({"host": "nodeX", "pid": 17, "started": "2026-01-01 00:00:00"}))
+
+    touch = pathlib.Path.touch
+
+    def refused(what, *args):
+        if call == "touch":
+            touch(what)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "write", refused) if call == "write" else (pathlib.Path, "touch", refused)))
+        with pytest.raises(UserError, match="cannot be written .*No space left on device.*make room"):
+            with lock.held(tmp_path):
+                raise AssertionError
+    assert [path.name for path in tmp_path.iterdir()] == [lock.NAME]
+
+
+def test_lock_is_touched_again_after_a_failure(tmp_path, monkeypatch, capfd):
+    """A shared disk that is away for a while: said once, and the lock does not grow old."""
+    monkeypatch.setattr(lock, "TOUCH_SECONDS", 0.01)
+    touch, path, failures = os.utime, tmp_path / lock.NAME, []
+
+    def away(*args):
+        if len(failures) < 3:
+            failures.append(args)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        touch(*args)
+
+    with lock.held(tmp_path):
+        touch(path, (0, 0))
+        monkeypatch.setattr(os, "utime", away)
+        end = time.monotonic() + 5
+        while path.stat().st_mtime == 0:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert capfd.readouterr().out.count("cannot be touched") == 1

@@ -17,8 +17,10 @@ from mindglm.recipe import schema
 from mindglm.train import capsule, replay
 from mindglm.train.objectives import build
 from mindglm.train.trainer import run
+from mindglm.train.weights import all_parameters
 from tests.parallel import same_run_worker as runs
 from tests.parallel.job import ROOT, Job
+from tests.train import fake
 from tests.train.test_run import loaded
 
 BAD = 13
@@ -111,6 +113,43 @@ def test_transient(tmp_path):
     assert kept.step == 2 and kept.about["loss"] == "nan"
     verdict = replay.judge(kept, Spoilt())
     assert verdict.kind == "transient" and "inputs and weights are sound" in verdict.reasons[-1]
+
+
+def test_frozen_weights_in_bfloat16_are_read_as_numbers(tmp_path):
+    """A run on Ascend stores what does not train as raw bfloat16; one tensor is not finite and is named."""
+    from mindglm.checkpoint import store
+    from mindglm.checkpoint.tensors import to_bfloat16, to_float32
+
+    settings = loaded(tmp_path / "run")
+    weights = {name: p.asnumpy().copy() for name, p in all_parameters(build(settings)).items()}
+    frozen, wild, *_ = sorted(name for name, array in weights.items() if array.ndim == 2)
+    weights[wild][0, 0] = np.inf
+    stored = {**weights, frozen: to_bfloat16(weights[frozen]), wild: to_bfloat16(weights[wild])}
+    store.save(tmp_path / "weights", 1, {"model": stored}, {}, recipe.to_yaml(settings))
+    bench = replay.Bench(capsule.Capsule(tmp_path, {}, recipe.to_yaml(settings), []))
+    held = all_parameters(bench.objective)
+    expected = to_float32(stored[frozen])
+    assert str(held[frozen].dtype) == "Float32" and held[frozen].asnumpy().tobytes() == expected.tobytes()
+    assert bench.not_finite == [wild]
+
+
+def test_second_capsule_of_a_step_takes_the_place_of_the_first(tmp_path):
+    """Another start, which fails at the same step: weights, inputs and ranks' files of the first are gone."""
+    from mindglm.checkpoint import store
+
+    for seed in (0, 1):
+        objective = fake.Objective(seed)
+        objective.bad_samples = set(range(40))
+        trainer = fake.make_trainer(fake.make_recipe(
+            tmp_path, steps=4, runner_wrapper=schema.RunnerWrapperSection(max_skipped_steps=0)), objective)
+        with pytest.raises(UserError, match="is kept in"):
+            trainer.fit()
+        folder = tmp_path / "capsules" / "step_00000001"
+        kept = store.load(folder / "weights").tensors["model"]
+        assert {name: array.tobytes() for name, array in kept.items()} == {
+            name: array.tobytes() for name, array in fake.weights(trainer).items()}
+        assert len(capsule.read(folder).inputs) == 1
+        (folder / "inputs-0001.safetensors").write_bytes((folder / "inputs-0000.safetensors").read_bytes())
 
 
 def test_command_on_a_run_of_the_command(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`trainer.run` from a recipe to the exported folder, with the real glyph encoder; start weights and their errors."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -64,6 +65,33 @@ def test_run_without_start_weights_exports_its_component_alone(tmp_path):
     trainer.run(loaded(tmp_path))
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["text_encoder"]
     assert "'text_encoder' starts from random weights" in (tmp_path / "log" / "train.log").read_text()
+
+
+@pytest.mark.parametrize("standing", [True, False])
+def test_what_killed_exports_left_is_cleared(tmp_path, monkeypatch, standing):
+    """Unfinished and replaced folders of other processes; a model that only an `.old` still holds is put back first, so
+    that it is there if this export fails too."""
+    (tmp_path / ".model.7.tmp" / "text_encoder").mkdir(parents=True)
+    (tmp_path / ".model.8.old").mkdir()
+    (tmp_path / ".model.8.old" / "config.json").write_text("replaced")
+    if standing:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "config.json").write_text("standing")
+    with monkeypatch.context() as patch:
+        patch.setattr(released, "write_component", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run(loaded(tmp_path))
+    assert (tmp_path / "model" / "config.json").read_text() == ("standing" if standing else "replaced")
+    left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert left == [f".model.{os.getpid()}.tmp"]
+    (tmp_path / left[0]).rename(tmp_path / ".model.9.tmp")
+    trainer.run(loaded(tmp_path))
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["text_encoder"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def killed(*args, **kwargs):
+    raise KeyboardInterrupt
 
 
 def test_a_run_may_start_from_the_weights_of_another(tmp_path):

@@ -161,6 +161,16 @@ def test_full_disk_stops_neither_metrics_nor_ledger(tmp_path):
     assert "TensorBoard's events end here" in told(tmp_path)
 
 
+def test_full_disk_under_the_log_is_said_once(tmp_path, capfd):
+    """No traceback a line, and closing it does not bring the run down."""
+    trainer = fake.make_trainer(fake.make_recipe(tmp_path, steps=5))
+    handler, = trainer.metrics._logger.handlers
+    handler.setStream(open("/dev/full", "w"))
+    trainer.fit()
+    told = capfd.readouterr().err
+    assert told.count("train.log cannot be written ([Errno 28]") == 1 and "Traceback" not in told
+
+
 def test_tensorboard_reads_what_the_board_writes(tmp_path):
     """Scalars, a picture, and the mark that hides later steps of older files, by the records' own checksums."""
     writer = board.Board(tmp_path / "tensorboard", 5)

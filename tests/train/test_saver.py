@@ -117,23 +117,25 @@ def test_what_goes_wrong_in_the_background_is_raised_at_the_next_step(tmp_path, 
     assert trainer.counters.step == 4 and store.steps(tmp_path / "checkpoint") == []
 
 
-def full_disk(monkeypatch, full_at, trainer):
-    """The disk is full while the trainer is at one of these steps."""
-    write = store.write_part
+def full_disk(monkeypatch, full_at, trainer, call="write_part"):
+    """The disk is full while the trainer is at one of these steps and comes to this part of a save."""
+    write = getattr(store, call)
 
     def refused(folder, *args):
         if int(folder.name.split("_")[1].split(".")[0]) in full_at:
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
         return write(folder, *args)
 
-    monkeypatch.setattr(store, "write_part", refused)
+    monkeypatch.setattr(store, call, refused)
     return trainer
 
 
+@pytest.mark.parametrize("call", ["write_part", "commit"])
 @pytest.mark.parametrize("background", [True, False])
-def test_a_full_disk_is_said_and_training_goes_on(tmp_path, monkeypatch, background):
-    trainer = full_disk(monkeypatch, {4, 6}, fake.make_trainer(recipe_of(tmp_path, background)))
+def test_a_full_disk_is_said_and_training_goes_on(tmp_path, monkeypatch, background, call):
+    trainer = full_disk(monkeypatch, {4, 6}, fake.make_trainer(recipe_of(tmp_path, background)), call)
     trainer.fit()
+    assert not list((tmp_path / "checkpoint").glob(".iteration_*")), "what was written of them takes no room"
     assert store.steps(tmp_path / "checkpoint") == [2, 8] and trainer.counters.step == 8
     for step in (4, 6):
         assert (f"the checkpoint of step {step} could not be written (OSError: [Errno 28] No space left on device"
@@ -223,6 +225,24 @@ def test_a_damaged_checkpoint_is_refused_and_passed_over_when_asked(tmp_path):
     again.fit()
     same(fake.weights(again), fake.weights(straight))
     assert store.steps(root) == [2, 4, 6, 8] and (root / "iteration_00000004.damaged").is_dir()
+
+
+def test_a_checkpoint_with_an_altered_ledger_is_damaged(tmp_path, monkeypatch):
+    """Its checksum fits, for the line was altered before it was written: refused, and passed over when asked."""
+    trainer = fake.make_trainer(recipe_of(tmp_path))
+    kept = trainer._ledger.checkpoint_files
+
+    def altered():
+        (name, content), = kept().items()
+        return {name: content.replace(b'"seed": 0', b'"seed": 1') if trainer.counters.step == 6 else content}
+
+    monkeypatch.setattr(trainer._ledger, "checkpoint_files", altered)
+    killed_after(trainer, 7)
+    with pytest.raises(UserError, match="iteration_00000006/ledger.jsonl: damaged .*ledger.jsonl:1.*--fallback"):
+        fake.make_trainer(recipe_of(tmp_path))
+    again = fake.make_trainer(recipe_of(tmp_path), fallback=True)
+    assert again.counters.step == 4 and store.steps(tmp_path / "checkpoint") == [2, 4]
+    again.fit()
 
 
 def test_no_whole_checkpoint_left(tmp_path):

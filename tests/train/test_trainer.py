@@ -1,7 +1,10 @@
 """Whole runs of the fake objective: resume, skipped steps, signals, validation, files."""
 
+import builtins
+import errno
 import json
 import os
+import pathlib
 import signal
 
 import numpy as np
@@ -50,6 +53,46 @@ def test_resumed_run_equals_the_straight_one_bit_for_bit(tmp_path, mode):
     assert a.common == b.common
     for kind in ("model", "opt", "ema"):
         same(b.tensors[kind], a.tensors[kind])
+
+
+@pytest.mark.parametrize("path", ["metrics.jsonl", "ledger.jsonl", "log/train.log"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_start_on_a_full_disk_is_a_user_error(tmp_path, monkeypatch, path, resumed):
+    """Each file in turn cannot be opened, or, when it must be rewritten for a resume, not be written. Nothing is left
+    of the attempt, and with room the run starts."""
+    settings = fake.make_recipe(tmp_path, steps=4, save=2)
+    if resumed:
+        killed_after(fake.make_trainer(settings), 3)
+        (tmp_path / "metrics.jsonl").write_text("".join(['{"step": 1, "loss": 1}\n', '{"step": 3, "loss": 1}\n']))
+    real_open, real_write, real_bytes = open, os.write, pathlib.Path.write_bytes
+
+    def full(name):
+        if pathlib.Path(path).name in str(name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(name))
+
+    def opened(name, *args, **kwargs):
+        if not pathlib.Path(str(name)).name.startswith("."):  # a full disk still makes a file of no length
+            full(name)
+        return real_open(name, *args, **kwargs)
+
+    def written(handle, data):
+        full(os.readlink(f"/proc/self/fd/{handle}"))
+        return real_write(handle, data)
+
+    def bytes_written(self, data):
+        real_bytes(self, b"")
+        full(self)
+        return real_bytes(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", opened)
+        patch.setattr(os, "write", written)
+        patch.setattr(pathlib.Path, "write_bytes", bytes_written)
+        with pytest.raises(UserError, match=f"output_dir {tmp_path} cannot be written .*No space left.*make room"):
+            fake.make_trainer(settings)
+    assert not [found for found in tmp_path.rglob(".*") if found.name.endswith(".tmp")]
+    fake.make_trainer(settings).fit()
+    assert store.steps(tmp_path / "checkpoint") == [2, 4]
 
 
 def killed_after(trainer, steps):
