@@ -59,7 +59,7 @@ class Process:
             return "ended at once, with an exit code that only msrun has seen"
         if self.code >= 0:
             return f"exit code {self.code}"
-        name = signal.Signals(-self.code).name
+        name = {int(known): known.name for known in signal.Signals}.get(-self.code, f"signal {-self.code}")
         hint = "; often the kernel's out-of-memory killer, see dmesg" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}"
 

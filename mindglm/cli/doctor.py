@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from mindglm import recipe as recipes
-from mindglm.diagnose import checks, cluster, hosts, machine
+from mindglm.diagnose import checks, cluster, hosts, machine, network
 from mindglm.diagnose.findings import Finding
 from mindglm.errors import UserError
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="as for mindglm train")
     parser.add_argument("--hosts", metavar="FILE", help="a machine a line, as for launch/train_cluster.sh")
     parser.add_argument("--master-addr", metavar="ADDRESS", help="of node 0; default: of the first machine in FILE")
-    parser.add_argument("--master-port", type=int, metavar="PORT", help="of the scheduler; with --hosts 8118")
+    parser.add_argument("--master-port", type=_port, metavar="PORT", help="of the scheduler; with --hosts 8118")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     # For the machines that --hosts asks.
     for name in ("--facts", "--leave", "--folder", "--reach"):
@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, help=argparse.SUPPRESS, **kind)
     parser.add_argument("--token", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--listen", type=int, help=argparse.SUPPRESS)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= network.LAST_PORT:
+        raise argparse.ArgumentTypeError(f"given {text!r}, expected a port, 1 to {network.LAST_PORT}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -164,9 +164,9 @@ PATTERNS: tuple[tuple[str, re.Pattern], ...] = tuple((key, re.compile(pattern)) 
                         r"|Gather|Scatter|Reduce)\w* failed\b|Failed to (send|receive) .*collective"),
 ))
 
-HINT = re.compile(r"rror|ail|[Tt]ime|emory|space|quota|ermission|Read-only|unregistered|upport|Address|port is|Segm"
-                  r"|Fatal|terminate|Abort|dumped|smashing|corruption|heartbeat|xception|happen|answer|Kill|lloc"
-                  r"|skipped_steps|E[IJLE]\d{4}|esult|retCode|spawned")
+HINT = re.compile(r"rror|ailed|[Tt]ime ?[sd]? ?out|emory|space|quota|ermission|Read-only|unregistered|upport"
+                  r"|Address|port is|Segm|Fatal|terminate|Abort|dumped|smashing|corruption|heartbeat|xception|happen"
+                  r"|answer|Kill|lloc|skipped_steps|E[IJLE]\d{4}|result ?=|retCode|spawned")
 """What every line has that `of_line` can tell anything of: most lines have none, and are not looked at further."""
 
 CODE = re.compile(r"(?:error code(?: is)?:? ?|error_code ?: ?|result ?= ?|retCode[:= ] ?)"

@@ -35,7 +35,8 @@ def read() -> str | None:
     if program is None:
         return None
     try:
-        return subprocess.run([program, "info"], capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run([program, "info"], capture_output=True, text=True, errors="replace",
+                              timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"npu-smi failed: {error}"
 

@@ -38,6 +38,8 @@ def read_hosts(path: str) -> list[Host]:
         lines = Path(path).read_text().splitlines()
     except OSError as error:
         raise UserError(f"--hosts {path}: {error.strerror}; expected a file with a machine a line") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--hosts {path}: no text; expected a file with a machine a line") from error
     hosts = []
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()

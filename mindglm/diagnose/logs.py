@@ -1,20 +1,31 @@
 """The logs of an msrun job as data: which rank wrote which line, when, and where its Python errors stand.
 
 A folder holds `scheduler.log` and `worker_<rank>.log`, perhaps one folder a node; what msrun or launch/supervise.py
-said lies beside them (`msrun_<node>.log`, `launcher.log`, or any other .log or .out). Only the beginning and the end of
-a long log are read: errors stand at its end.
+said lies beside them (`msrun_<node>.log`, `launcher.log`, or any other .log or .out). The beginning and the end of a
+long log are read whole; of what lies between them only errors with a few lines before and behind.
 """
 
 import datetime
 import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
+from mindglm.diagnose import causes
 from mindglm.errors import UserError
 
-HEAD, TAIL = 1 << 16, 1 << 20  # bytes of a log that are read
+HEAD, TAIL = 1 << 16, 1 << 20  # bytes of a long log that are read whole
+LINE, PIECE = 4000, 1 << 20  # bytes of a line that are kept; bytes of a longer one that are looked at together
+BEFORE, BEHIND, TRACE_LINES = 8, 8, 200  # lines kept before an error in the middle, from it on, and of a traceback
+KEPT = 1 << 15  # lines kept of a middle that is full of errors: its last ones
+TRACE, QUIET = b"Traceback (most recent call last)", (b"mindglm: step ", b"[WARNING]", b"[INFO]")
+HINT = re.compile(causes.HINT.pattern.encode())
 LEVEL = re.compile(r"\[(DEBUG|INFO|WARNING|EVENT|TRACE)\]")
+SURVIVED = re.compile(r"^mindglm: .*(\. Training goes on; |; its lines wait in memory$)")
 TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[-T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,3})(?:\.(\d{3}))?)?")
 WORKER = re.compile(r"worker_(\d+)\.log")
 PID = re.compile(r"^\[[A-Z]+\] \w+\((\d+)[,:]|^mindglm: rank \d+ of \d+ is process (\d+)")
@@ -46,16 +57,14 @@ class Log:
     rank: int | None
     """None: the scheduler, or what the launcher said."""
     lines: tuple[str, ...]
+    numbers: Sequence[int]
+    """Of `lines` in the file, from 1."""
     modified: float
     """Seconds since 1970 of the last write."""
-    skipped: int = 0
-    """Lines left out after the first `head` of `lines`."""
-    head: int = 0
 
     def number(self, index: int) -> int:
         """The line's number in the file, from 1."""
-        # The cut goes through a line, which both parts hold.
-        return index + 1 if index < self.head or not self.head else index + self.skipped
+        return self.numbers[index]
 
     def time(self, index: int) -> float | None:
         """Seconds since 1970 (host clock, as UTC) that the line at `index` tells, or the nearest one before it."""
@@ -109,8 +118,8 @@ def line_time(line: str) -> float | None:
 
 
 def is_quiet(line: str) -> bool:
-    """Whether MindSpore or CANN mark the line as no error."""
-    return LEVEL.match(line) is not None
+    """Whether the line is marked as no error: by MindSpore's and CANN's level, by mindglm's words."""
+    return LEVEL.match(line) is not None or SURVIVED.match(line) is not None
 
 
 def is_source(lines: tuple[str, ...], index: int) -> bool:
@@ -122,6 +131,11 @@ def is_source(lines: tuple[str, ...], index: int) -> bool:
 def read(folder: Path) -> Job:
     """The job whose logs lie below `folder`. UserError when there are none; logs of earlier starts (attempt_N) are left
     out unless `folder` is one of those."""
+    with _readable(folder):
+        return _job(folder)
+
+
+def _job(folder: Path) -> Job:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the --log_dir of an msrun job, with scheduler.log and "
                         "worker_0.log ... in it (launch/train_node.sh: output/msrun_log)")
@@ -144,23 +158,59 @@ def read(folder: Path) -> Job:
 
 
 def _log(path: Path, rank: int | None) -> Log:
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        if size <= HEAD + TAIL:
-            return Log(path, rank, _lines(file.read()), path.stat().st_mtime)
-        first = file.read(HEAD)
-        left, skipped = size - HEAD - TAIL, 0
-        while left > 0:
-            block = file.read(min(left, 1 << 24))
-            skipped += block.count(b"\n")
-            left -= len(block)
-        head, tail = _lines(first), _lines(file.read())
-    return Log(path, rank, head + tail, path.stat().st_mtime, skipped, len(head))
+    with _readable(path), open(path, "rb") as file:
+        status = path.stat()
+        if status.st_size > HEAD + TAIL:
+            return Log(path, rank, *_long(file, status.st_size), status.st_mtime)
+        lines = _lines(file.read())
+        return Log(path, rank, lines, range(1, len(lines) + 1), status.st_mtime)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: {error.strerror}; the log that cannot be read may be the one that "
+                        "tells: make it readable, or triage as the user whose job it was") from error
+
+
+def _long(file: BinaryIO, size: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(lines, their numbers) of a log of `size` bytes without most of its middle."""
+    data = file.read(HEAD) + file.readline(PIECE)
+    head, number, left = _lines(data.removesuffix(b"\n")), 1 + data.count(b"\n"), size - TAIL - len(data)
+    before, kept, keep = deque(maxlen=BEFORE), deque(maxlen=KEPT), 0
+    while left > 0 and (piece := file.readline(PIECE)):
+        left -= len(piece)
+        keep = max(keep - 1, _lines_told(piece))
+        if keep:
+            kept.extend((at, _line(passed)) for at, passed in [*before, (number, piece)])
+            before.clear()
+        else:
+            before.append((number, piece))
+        number += piece.endswith(b"\n")
+    end = _lines(file.read())
+    lines = *head, *(line for _, line in kept), *end
+    return lines, (*range(1, 1 + len(head)), *(at for at, _ in kept), *range(number, number + len(end)))
+
+
+def _lines_told(line: bytes) -> int:
+    """How many lines from this one on tell of an error; 0 where it tells of none."""
+    if line.startswith(TRACE):
+        return TRACE_LINES
+    if line.startswith(QUIET) or b" step:[" in line or HINT.search(line) is None:
+        return 0
+    text = _line(line)
+    return BEHIND if causes.of_line(text) and not is_quiet(text) else 0
 
 
 def _lines(data: bytes) -> tuple[str, ...]:
+    return tuple(map(_line, data.split(b"\n")))
+
+
+def _line(data: bytes) -> str:
     # A progress bar rewrites its line with \r: what stands last is what was seen.
-    return tuple(line.rstrip("\r").rpartition("\r")[2] for line in data.decode(errors="replace").split("\n"))
+    return data.rstrip(b"\r\n").rpartition(b"\r")[2][:LINE].decode(errors="replace")
 
 
 def _tracebacks(lines: tuple[str, ...]):

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from mindglm.diagnose.findings import Finding, fail, ok, warn
 
-BASE_PORT, HCCL_PORTS = 60000, 32
+BASE_PORT, HCCL_PORTS, LAST_PORT = 60000, 32, 65535
 SIOCGIFADDR = 0x8915
 NUMBERS = {
     "HCCL_CONNECT_TIMEOUT": (120, 7200, "seconds"),
     "HCCL_EXEC_TIMEOUT": (0, 2147483647, "seconds, 0: for ever"),
-    "HCCL_IF_BASE_PORT": (1024, 65520, "a port"),
+    "HCCL_IF_BASE_PORT": (1024, LAST_PORT - HCCL_PORTS + 1, f"the first of {HCCL_PORTS} ports"),
     "HCCL_BUFFSIZE": (1, 1 << 20, "MB"),
     "HCCL_RDMA_TIMEOUT": (5, 24, "an exponent"),
     "HCCL_RDMA_RETRY_CNT": (1, 7, "times"),
@@ -140,10 +140,12 @@ def _told(environment: Mapping[str, str]) -> str:
 
 
 def ports_to_look_at(port: int | None, environment: Mapping[str, str], ascend: bool) -> list[int]:
-    """The scheduler's port, and HCCL's on machines with devices."""
+    """The scheduler's port, and HCCL's on machines with devices (none where HCCL_IF_BASE_PORT is no such port)."""
     base = environment.get("HCCL_IF_BASE_PORT", str(BASE_PORT))
-    first = int(base) if base.isdigit() else BASE_PORT
-    return ([] if port is None else [port]) + (list(range(first, first + HCCL_PORTS)) if ascend else [])
+    looked = [] if port is None else [port]
+    if ascend and _number("HCCL_IF_BASE_PORT", base).level == "ok":
+        looked += range(int(base), int(base) + HCCL_PORTS)
+    return looked
 
 
 def ports(looked: list[int], taken: list[int], port: int | None, ephemeral: tuple[int, int], reserved: str,

@@ -9,13 +9,15 @@ known. All ranks waiting and none silent means the network or a rank that came l
 import dataclasses
 import datetime
 import re
+import signal
 from dataclasses import dataclass, field
 
 from mindglm.diagnose import causes, logs
 from mindglm.diagnose.logs import Job, Log
 
-BURST = 60  # lines within which an error of its own belongs to the same trouble as a message of waiting before it
+BURST = 60  # lines within which an error belongs to the same trouble as a message before it
 MISTAKE = re.compile(r"^mindglm: (?:rank \d+ stops: )?(?P<text>.+)")
+STEP = re.compile(r"^(mindglm: )?step \d+[/:]|step:\[ *\d+/ *\d+\], loss")  # a progress bar is also redrawn without one
 PROGRESS = re.compile(r"^mindglm: (step \d+|exported |rank \d+ (failed|of )|start|resum|process|msrun )")
 FIRST = re.compile(r"(?P<who>rank (?P<rank>\d+)|the scheduler) failed first \((?P<how>[^;)]+)")
 CODE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
@@ -24,8 +26,10 @@ TOLD = re.compile(r"leaves, told to by a signal|are asked to save and leave|rece
 STARTED = re.compile(r"Start worker process with rank id:(\d+)")
 REGISTERED = re.compile(r"rank id: (\d+),.*is registered successfully.*expected node number: (\d+)")
 LOST = re.compile(r"The node: (\d+) is timed out|worker (\d+) is the first one timed out")
-SIGNALS = {"SIGHUP": 1, "SIGINT": 2, "SIGABRT": 6, "SIGBUS": 7, "SIGKILL": 9, "SIGSEGV": 11, "SIGTERM": 15}
+SIGNALS = {entry.name: int(entry) for entry in signal.Signals}
 NAMES = {number: name for name, number in SIGNALS.items()}
+TOLD_TO_STOP = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+CRASHES = (signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS)
 
 
 @dataclass(frozen=True)
@@ -160,21 +164,34 @@ def _event(log: Log, exits: Exits, job: Job) -> Event | None:
             found.append(Event(named.key, log, block.error, f"{named.detail}; {detail}" if named.detail else detail))
         elif not within and block.kind != "KeyboardInterrupt":
             found.append(Event("exception", log, block.error, detail))
+    found = _after_the_last_step(found, log, inside)
     for event in sorted(found, key=lambda event: (event.index, event.index not in inside)):
         if event.waits:
             # The line that names the rank it waited for tells more than the first one.
             wait = event if wait is None or event.ranks and not wait.ranks else wait
-        elif own is None:
-            own = event
+        elif own is None or own.index not in inside and event.index in inside and _apart(own, event):
+            own = event  # what the process went on after is not what ended it
     mistake = _mistake(log, exits, job)
     if mistake is not None and own is None:
         return mistake
-    if own is None or wait is not None and own.index > wait.index + BURST:
+    if own is None or wait is not None and _apart(wait, own):
         return wait
     # Lines of the device or of C++ come before the Python error that they lead to, which says where.
     raised = next((event for event in found if not event.waits and event.index in inside
-                   and own.index < event.index <= own.index + BURST), None)
+                   and own.index < event.index and not _apart(own, event)), None)
     return dataclasses.replace(own, detail=raised.detail) if raised is not None and raised.detail else own
+
+
+def _apart(event: Event, later: Event) -> bool:
+    """Whether `later` stands too far behind `event` to belong to the same trouble."""
+    return later.log.number(later.index) > event.log.number(event.index) + BURST
+
+
+def _after_the_last_step(found: list[Event], log: Log, inside: set[int]) -> list[Event]:
+    """Without what the process went on after: it made steps between that and a later error."""
+    end = max((event.index for event in found if event.waits or event.index in inside), default=0)
+    step = next((index for index in range(end, -1, -1) if STEP.search(log.lines[index])), -1) if found else -1
+    return [event for event in found if event.index >= step]
 
 
 def _ranks(text: str) -> tuple[int, ...]:
@@ -183,7 +200,7 @@ def _ranks(text: str) -> tuple[int, ...]:
 
 def _mistake(log: Log, exits: Exits, job: Job) -> Event | None:
     """The message by which mindglm ended the process (exit code 2), if that is how it ended."""
-    said = [i for i, line in enumerate(log.lines) if line.startswith("mindglm: ")]
+    said = [i for i, line in enumerate(log.lines) if line.startswith("mindglm: ") and not logs.is_quiet(line)]
     if not said or PROGRESS.match(log.lines[said[-1]]):
         return None
     index = said[-1]
@@ -224,10 +241,13 @@ def _exits(job: Job) -> Exits:
 
 def _code(how: str) -> int:
     """-9 of "killed by SIGKILL", 3 of "exit code 3"."""
-    if how.startswith("killed by "):
-        return -SIGNALS.get(how.split()[2], 9)
-    number = re.search(r"\d+", how)
-    return int(number[0]) if number else 1
+    killed = how.startswith("killed by ")
+    name, number = re.search(r"SIG\w+", how), re.search(r"\d+", how)
+    if killed and name and name[0] in SIGNALS:
+        return -SIGNALS[name[0]]
+    if number is None:
+        return -signal.SIGKILL if killed else 1
+    return -int(number[0]) if killed else int(number[0])
 
 
 def _ranks_lost(job: Job) -> dict[int, tuple[Event, float]]:
@@ -265,16 +285,18 @@ def _own(job: Job, exits: Exits, own: list[Event], told: dict[int, Event]) -> Ve
 
 def _killed(job: Job, exits: Exits, told: dict[int, Event], rank: int) -> Verdict:
     code = exits.codes[rank]
-    if code in (-15, -2, -1, 143, 130, 129):
+    number = code - 128 if 128 < code <= 128 + signal.SIGRTMAX else -code  # a shell adds 128 to a signal
+    name = NAMES.get(number, f"signal {number}")
+    if number in TOLD_TO_STOP:
         return _verdict(job, told, "stopped", rank, f"rank {rank}", "was told to stop", (exits.at[rank],))
-    if code in (-11, -7, -6):
-        return _verdict(job, told, "crash", rank, f"rank {rank}", f"crashed ({NAMES[-code]})",
+    if number in CRASHES:
+        return _verdict(job, told, "crash", rank, f"rank {rank}", f"crashed ({name})",
                         (exits.at[rank], *_last_words(job, rank)))
     if rank in exits.out_of_memory:
         return _verdict(job, told, "host_memory", rank, f"rank {rank}",
                         "was killed by the kernel's out-of-memory killer", (exits.at[rank], *_last_words(job, rank)))
-    if code < 0 or code == 137:
-        return _verdict(job, told, "killed", rank, f"rank {rank}", f"was killed ({NAMES.get(-code, 'SIGKILL')})",
+    if number > 0:
+        return _verdict(job, told, "killed", rank, f"rank {rank}", f"was killed ({name})",
                         (exits.at[rank], *_last_words(job, rank)))
     return _verdict(job, told, "ended_early", rank, f"rank {rank}", f"ended with exit code {code} and without an error",
                     (exits.at[rank], *_last_words(job, rank)))

@@ -52,9 +52,9 @@ class Reader:
         fields = {f.name: f for f in dataclasses.fields(cls)}
         if cls is Recipe:
             item = _with_objective(item)
-        values = {}
+        under, values = f"{path}." if path else "", {}
         for key, child in item.value.items():
-            below = f"{path}.{key}" if path else key
+            below = under + key
             if key == "type" and key not in fields and path == "model.model_config":
                 self.given[below] = child.where
                 continue
@@ -66,10 +66,13 @@ class Reader:
             values[key] = self._field(child, cls, key, below, item)
         for name, field in fields.items():
             if name not in item.value:
-                below = f"{path}.{name}" if path else name
-                values[name] = self._default(item, cls, field, below)
-        right = {name: value for name, value in values.items() if value is not INVALID}
-        self.parts[path] = rules.Part(cls, right)
+                values[name] = self._default(item, cls, field, under + name)
+        right = {name: value for name, value in values.items() if not _wrong(value)}
+        lists = {name: {i: element for i, element in enumerate(value) if not _wrong(element)}
+                 for name, value in values.items() if name not in right and type(value) is tuple}
+        # A rule may ask a section below for what is right in it.
+        sections = {name: self.parts[under + name] for name in values if under + name in self.parts}
+        self.parts[path] = rules.Part(cls, right | sections, lists)
         return cls(**values) if len(right) == len(fields) else INVALID
 
     def _default(self, item: Item, cls: type, field: dataclasses.Field, path: str) -> object:
@@ -145,7 +148,8 @@ class Reader:
                                   f"{wording.expected(hint)}" + ("; put it in quotes" if quotable else ""))
         return value
 
-    def _tuple(self, item: Item, hint: object, args: tuple, path: str) -> object:
+    def _tuple(self, item: Item, hint: object, args: tuple, path: str) -> tuple | Invalid:
+        """Elements that are wrong are INVALID in it."""
         variable = args[-1] is Ellipsis
         if not isinstance(item.value, list) or not variable and len(item.value) != len(args):
             return self._complain(
@@ -154,7 +158,12 @@ class Reader:
         for i, child in enumerate(item.value):
             self.given[f"{path}[{i}]"] = child.where
             values.append(self._value(child, args[0], f"{path}[{i}]"))
-        return INVALID if any(value is INVALID for value in values) else tuple(values)
+        return tuple(values)
+
+
+def _wrong(value: object) -> bool:
+    """Whether something of it has been complained about."""
+    return value is INVALID or type(value) is tuple and any(map(_wrong, value))
 
 
 @functools.cache

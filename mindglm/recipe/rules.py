@@ -1,12 +1,13 @@
 """What a recipe's values must satisfy among themselves: each rule yields (dotted key, given, expected).
 
 A rule that touches a value which is missing or of the wrong type is passed over: that mistake has been reported, and
-the other rules still speak. RUN_RULES hold for a recipe that is to be trained, not for one that is only planned.
+the other rules still speak. So a rule makes one check: what it says must not hang on values that it can do without.
+RUN_RULES hold for a recipe that is to be trained, not for one that is only planned.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from mindglm.recipe import sizes
 from mindglm.recipe.models import ArGeneratorConfig, DiTConfig, TextConfig, VAEConfig, VisionConfig
@@ -44,6 +45,13 @@ class Part:
 
     cls: type
     values: Mapping[str, object]
+    """Sections below are Parts too."""
+    lists: Mapping[str, Mapping[int, object]] = field(default_factory=dict)
+    """Of lists with a wrong element those that are right, by their place."""
+
+    def elements(self, name: str) -> Mapping[int, object]:
+        """The right elements of a list by their place."""
+        return self.lists[name] if name in self.lists else dict(enumerate(getattr(self, name)))
 
     def __getattr__(self, name: str) -> object:
         if name in self.values:
@@ -88,11 +96,12 @@ def shown(value: object) -> str:
 
 
 def _ranges(part: Part) -> Violations:
-    for key, value in part.values.items():
+    for key, value in {**part.values, **part.lists}.items():
         bounds = range_of(part.cls, key)
         if bounds is None or value is None:
             continue
-        numbers = {f"{key}[{i}]": n for i, n in enumerate(value)} if type(value) is tuple else {key: value}
+        several = type(value) is tuple or key in part.lists
+        numbers = {f"{key}[{i}]": n for i, n in part.elements(key).items()} if several else {key: value}
         for place, number in numbers.items():
             if number not in bounds:
                 yield place, number, str(bounds)
@@ -105,20 +114,27 @@ NOT_YET = ("model_parallel", "context_parallel")
 
 
 def _not_yet(parallel: Part) -> Violations:
-    for field in fields(ParallelSection):
-        value = parallel.values.get(field.name)
-        if field.name in NOT_YET and value is not None and value != field.default:
-            only = shown(field.default)
-            yield field.name, value, f"{only}: other values are not yet supported; set it to {only} or leave it out"
+    for known in fields(ParallelSection):
+        value = parallel.values.get(known.name)
+        if known.name in NOT_YET and value is not None and value != known.default:
+            only = shown(known.default)
+            yield known.name, value, f"{only}: other values are not yet supported; set it to {only} or leave it out"
 
 
-def _pipeline(parallel: ParallelSection) -> Violations:
-    stages, chunks = parallel.pipeline_stage, parallel.pipeline_chunks
-    if parallel.micro_batch_num > 1 and stages == 1:
+def _micro_batches_need_stages(parallel: ParallelSection) -> Violations:
+    if parallel.micro_batch_num > 1 and parallel.pipeline_stage == 1:
         yield "micro_batch_num", parallel.micro_batch_num, (
             "1 with pipeline_stage 1; runner_config.gradient_accumulation_steps cuts a batch without a pipeline")
-    if chunks > 1 and parallel.pipeline_schedule != "interleaved":
-        yield "pipeline_chunks", chunks, f"1 with pipeline_schedule {parallel.pipeline_schedule}, or interleaved"
+
+
+def _chunks_need_their_schedule(parallel: ParallelSection) -> Violations:
+    chunks, schedule = parallel.pipeline_chunks, parallel.pipeline_schedule
+    if chunks > 1 and schedule != "interleaved":
+        yield "pipeline_chunks", chunks, f"1 with pipeline_schedule {schedule}, or interleaved"
+
+
+def _a_cut_for_each_part(parallel: ParallelSection) -> Violations:
+    stages, chunks = parallel.pipeline_stage, parallel.pipeline_chunks
     if parallel.pipeline_cuts and len(parallel.pipeline_cuts) != stages * chunks:
         yield "pipeline_cuts", list(parallel.pipeline_cuts), (
             f"{stages * chunks} counts, one for each of pipeline_stage * pipeline_chunks parts")
@@ -141,11 +157,14 @@ def _lr_end(schedule: LrScheduleSection) -> Violations:
         yield "lr_end", schedule.lr_end, f"at most learning_rate ({schedule.learning_rate})"
 
 
-def _buckets(dataset: DatasetSection) -> Violations:
-    for i, (text, size) in enumerate(zip(dataset.buckets, dataset.sizes)):
+def _buckets(dataset: Part) -> Violations:
+    seen = set()
+    for i, text in dataset.elements("buckets").items():
+        size = sizes.parse(text)
         expected = "a size in pixels, WIDTHxHEIGHT, such as 1024x1024" if size is None else sizes.fault(size)
-        if expected is None and size in dataset.sizes[:i]:
+        if expected is None and size in seen:
             expected = "each size once"
+        seen.add(size)
         if expected is not None:
             yield f"buckets[{i}]", text, expected
 
@@ -156,7 +175,7 @@ def _prefix(section: CheckpointSection) -> Violations:
 
 
 PART_RULES: dict[type, tuple[Callable[..., Violations], ...]] = {
-    ParallelSection: (_not_yet, _pipeline),
+    ParallelSection: (_not_yet, _micro_batches_need_stages, _chunks_need_their_schedule, _a_cut_for_each_part),
     RecomputeSection: (_recompute,),
     PrecisionSection: (_one_compute_dtype,),
     LrScheduleSection: (_lr_end,),
@@ -194,35 +213,55 @@ def _batch_divides(runner: RunnerSection, parallel: ParallelSection) -> Violatio
 STAGED = ("ar_next_token", "flow_matching")
 
 
-def _stages_can_run(trainer: TrainerSection, context: Part, parallel: ParallelSection,
-                    recompute: RecomputeSection, model: ModelSection) -> Violations:
-    """What goes with a model that runs as stages: in a pipeline, or to recompute."""
-    splits = parallel.pipeline_stage > 1 or parallel.pipeline_chunks > 1
-    if not splits and not recompute.recompute and not recompute.select_recompute:
-        return
-    key = "parallel_config.pipeline_stage" if splits else "recompute_config"
-    if trainer.type not in STAGED:
-        yield key, parallel.pipeline_stage if splits else "recompute", (
+def _runs_as_stages(parallel: ParallelSection, recompute: RecomputeSection) -> str | None:
+    """The key by which the model runs as stages: in a pipeline, or to recompute."""
+    if parallel.pipeline_stage > 1 or parallel.pipeline_chunks > 1:
+        return "parallel_config.pipeline_stage"
+    return "recompute_config" if recompute.recompute or recompute.select_recompute else None
+
+
+def _model_has_stages(parallel: ParallelSection, recompute: RecomputeSection, trainer: TrainerSection) -> Violations:
+    key = _runs_as_stages(parallel, recompute)
+    if key and trainer.type not in STAGED:
+        yield key, "recompute" if key == "recompute_config" else parallel.pipeline_stage, (
             f"nothing of the kind for {trainer.type}: only {' and '.join(STAGED)} have models cut into stages")
-    if context.mode == 0:
+
+
+def _stages_are_no_graph(parallel: ParallelSection, recompute: RecomputeSection, context: Part) -> Violations:
+    if context.mode == 0 and (key := _runs_as_stages(parallel, recompute)):
         yield "context.mode", 0, f"1 with {key}: stages run operation by operation"
-    if model.frozen:
+
+
+def _stages_train_all(parallel: ParallelSection, recompute: RecomputeSection, model: ModelSection) -> Violations:
+    if model.frozen and (key := _runs_as_stages(parallel, recompute)):
         yield "model.frozen", list(model.frozen), f"nothing: frozen parts are not yet supported with {key}"
 
 
-def _layers_go_round(parallel: ParallelSection, recompute: Part, config: Part) -> Violations:
-    """Stages, cuts and recomputed layers against the layers that there are."""
-    if config.cls not in (ArGeneratorConfig, DiTConfig):
-        return
-    layers = config.num_layers if config.cls is DiTConfig else config.text_config.num_hidden_layers
-    stages, chunks, cuts = parallel.pipeline_stage, parallel.pipeline_chunks, parallel.pipeline_cuts
+def _layers(config: Part) -> float:
+    """Of the model; without bound for one that is not cut into layers."""
+    if config.cls is DiTConfig:
+        return config.num_layers
+    return config.text_config.num_hidden_layers if config.cls is ArGeneratorConfig else math.inf
+
+
+def _stages_have_layers(parallel: ParallelSection, config: Part) -> Violations:
+    stages, chunks, layers = parallel.pipeline_stage, parallel.pipeline_chunks, _layers(config)
     parts = "pipeline_stage" if chunks == 1 else f"pipeline_stage {stages} * pipeline_chunks {chunks}"
     if stages * chunks > layers:
         yield "parallel_config.pipeline_stage", stages, f"{parts} to be at most the model's {layers} layers"
-    if len(cuts) == stages * chunks and sum(cuts) != layers + 2:
+
+
+def _cuts_take_all_layers(parallel: ParallelSection, config: Part) -> Violations:
+    layers, cuts = _layers(config), parallel.pipeline_cuts
+    each = len(cuts) == parallel.pipeline_stage * parallel.pipeline_chunks
+    if layers < math.inf and each and sum(cuts) != layers + 2:
         yield "parallel_config.pipeline_cuts", f"{list(cuts)} with sum {sum(cuts)}", (
             f"the sum {layers + 2}: {layers} layers, what comes before them and what comes after them")
-    beyond = [layer for layer in recompute.values.get("select_recompute", ()) if layer >= layers]
+
+
+def _recomputed_layers_exist(recompute: Part, config: Part) -> Violations:
+    layers = _layers(config)
+    beyond = [layer for layer in recompute.elements("select_recompute").values() if layer >= layers]
     if beyond:
         yield "recompute_config.select_recompute", beyond, f"layer numbers below {layers}, the model's layers"
 
@@ -261,19 +300,25 @@ def _dataset_given(trainer: TrainerSection, dataset: DatasetSection) -> Violatio
         yield key, folder or None, "a folder written by `mindglm prepare`"
 
 
-def _buckets_in_table(dataset: DatasetSection, vision: VisionConfig) -> Violations:
+def _sizes(dataset: Part) -> dict[int, sizes.Size]:
+    """The buckets that are sizes, by their place in the list."""
+    read = {i: sizes.parse(text) for i, text in dataset.elements("buckets").items()}
+    return {i: size for i, size in read.items() if size is not None}
+
+
+def _buckets_in_table(dataset: Part, vision: VisionConfig) -> Violations:
     side = vision.image_size // vision.patch_size if vision.patch_size > 0 else 0
-    for i, size in enumerate(dataset.sizes):
-        if size and side > 0 and not sizes.fault(size) and (expected := sizes.fault(size, side)):
+    for i, size in _sizes(dataset).items():
+        if side > 0 and not sizes.fault(size) and (expected := sizes.fault(size, side)):
             yield f"train_dataset.buckets[{i}]", sizes.name(size), expected
 
 
-def _codes_have_positions(options: Part, dataset: DatasetSection, text: TextConfig) -> Violations:
+def _codes_have_positions(options: Part, dataset: Part, text: TextConfig) -> Violations:
     """The text positions of the decoder against the longest sequence of codes (reference section 3.1)."""
     if options.cls is not ArNextTokenOptions:
         return
-    for i, size in enumerate(dataset.sizes):
-        if size and not sizes.fault(size):
+    for i, size in _sizes(dataset).items():
+        if not sizes.fault(size):
             rows, columns = (side // sizes.CODE_PIXELS for side in size)
             preview = int(16 * math.sqrt(rows / columns)) * int(16 * math.sqrt(columns / rows))
             codes = rows * columns + (preview if options.progressive else 0)
@@ -283,10 +328,10 @@ def _codes_have_positions(options: Part, dataset: DatasetSection, text: TextConf
                     f"fewer codes than text_config.max_position_embeddings ({most}), not {codes}")
 
 
-def _buckets_hold_crop(options: Part, dataset: DatasetSection) -> Violations:
+def _buckets_hold_crop(options: Part, dataset: Part) -> Violations:
     if options.cls is VaeReconstructionOptions:
-        for i, size in enumerate(dataset.sizes):
-            if size and min(size) < options.crop_size:
+        for i, size in _sizes(dataset).items():
+            if min(size) < options.crop_size:
                 yield f"train_dataset.buckets[{i}]", sizes.name(size), (
                     f"sides of at least objective.crop_size ({options.crop_size})")
 
@@ -308,23 +353,33 @@ def _device_has_dtype(context: Part, precision: PrecisionSection) -> Violations:
             "softmax and sums")
 
 
-def _strict_can_be_kept(recipe: Part, context: Part, precision: PrecisionSection) -> Violations:
-    if not recipe.strict_numerics:
-        return
-    if context.device_target == "Ascend":
+def _strict_device(recipe: Part, context: Part) -> Violations:
+    if recipe.strict_numerics and context.device_target == "Ascend":
         yield "strict_numerics", True, "false on context.device_target Ascend, where equal bits have not been measured"
-    if context.mode == 0:
+
+
+def _strict_mode(recipe: Part, context: Part) -> Violations:
+    if recipe.strict_numerics and context.mode == 0:
         yield "context.mode", 0, "1 with strict_numerics: a compiled graph orders its sums anew in every layout"
-    if precision.reduce_dtype != "float32":
+
+
+def _strict_sums(recipe: Part, precision: PrecisionSection) -> Violations:
+    if recipe.strict_numerics and precision.reduce_dtype != "float32":
         yield "precision.reduce_dtype", precision.reduce_dtype, "float32 with strict_numerics"
 
 
 CROSS_RULES: tuple[tuple[tuple[str, ...], Callable[..., Violations]], ...] = (
     (("runner_config", "parallel_config"), _batch_divides),
-    (("trainer", "context", "parallel_config", "recompute_config", "model"), _stages_can_run),
-    (("parallel_config", "recompute_config", "model.model_config"), _layers_go_round),
+    (("parallel_config", "recompute_config", "trainer"), _model_has_stages),
+    (("parallel_config", "recompute_config", "context"), _stages_are_no_graph),
+    (("parallel_config", "recompute_config", "model"), _stages_train_all),
+    (("parallel_config", "model.model_config"), _stages_have_layers),
+    (("parallel_config", "model.model_config"), _cuts_take_all_layers),
+    (("recompute_config", "model.model_config"), _recomputed_layers_exist),
     (("context", "precision"), _device_has_dtype),
-    (("", "context", "precision"), _strict_can_be_kept),
+    (("", "context"), _strict_device),
+    (("", "context"), _strict_mode),
+    (("", "precision"), _strict_sums),
     (("lr_schedule", "runner_config"), _warmup_fits),
     (("checkpoint", "validation"), _best_is_measured),
     (("trainer", "model.model_config"), _model_fits_trainer),

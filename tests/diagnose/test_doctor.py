@@ -59,6 +59,7 @@ FAULTS = [
     ("HCCL_EXEC_TIMEOUT", "fail", {"environment": {"HCCL_EXEC_TIMEOUT": "-1"}}),
     ("HCCL_EXEC_TIMEOUT", "warn", {"environment": {"HCCL_EXEC_TIMEOUT": "600", "HCCL_CONNECT_TIMEOUT": "1200"}}),
     ("HCCL_IF_BASE_PORT", "fail", {"environment": {"HCCL_IF_BASE_PORT": "65530"}}),
+    ("HCCL_IF_BASE_PORT", "fail", {"environment": {"HCCL_IF_BASE_PORT": "65505"}}),
     ("HCCL_RDMA_TC", "fail", {"environment": {"HCCL_RDMA_TC": "3"}}),
     ("HCCL_DETERMINISTIC", "fail", {"environment": {"HCCL_DETERMINISTIC": "yes"}}),
     ("HCCL_SOCKET_IFNAME", "fail", {"environment": {"HCCL_SOCKET_IFNAME": "=enp1s0"}}),

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mindglm.cli import main as cli
-from mindglm.diagnose import hosts, machine
+from mindglm.diagnose import hosts, machine, network
 from mindglm.errors import UserError
 from tests.launch.stand_ins import ROOT, SSH, free_port
 from tests.recipe.helpers import recipe_text
@@ -57,6 +57,31 @@ def test_as_json(capsys):
     assert cli.main(["doctor", "--json"]) == 0
     (findings,) = json.loads(capsys.readouterr().out).values()
     assert {finding["level"] for finding in findings} <= {"ok", "warn"}
+
+
+@pytest.mark.parametrize("first", ["65505", "65510", "70000", "sixty"])
+def test_ports_of_hccl_beyond_the_last_port_are_a_finding(first, tmp_path, capsys, monkeypatch):
+    """On a machine with npu-smi, whose output need not be UTF-8."""
+    program = tmp_path / "npu-smi"
+    program.write_bytes(b"#!/bin/sh\nprintf '| NPU \\351 |\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("HCCL_IF_BASE_PORT", first)
+    assert cli.main(["doctor"]) == 1
+    told = capsys.readouterr().out
+    assert f"fail  HCCL_IF_BASE_PORT: '{first}'\n      -> expected the first of 32 ports, 1024 to 65504" in told
+    assert "fail  devices: npu-smi lists none: | NPU \N{REPLACEMENT CHARACTER} |" in told
+
+
+def test_the_last_ports_of_all_are_looked_at():
+    assert network.ports_to_look_at(None, {"HCCL_IF_BASE_PORT": "65504"}, True) == list(range(65504, 65536))
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "70000", "eight"])
+def test_a_master_port_that_is_none(port, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["doctor", f"--master-port={port}"])
+    assert left.value.code == 2 and f"given '{port}', expected a port, 1 to 65535" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -122,6 +147,12 @@ def test_a_wrong_hosts_file_is_refused_with_its_line(tmp_path, text, words):
     (tmp_path / "hosts").write_text(text)
     with pytest.raises(UserError, match=words):
         hosts.read_hosts(str(tmp_path / "hosts"))
+
+
+def test_a_hosts_file_that_is_no_text(tmp_path, capsys):
+    (tmp_path / "hosts").write_bytes(b"node\xff\n")
+    assert cli.main(["doctor", "--hosts", str(tmp_path / "hosts")]) == 2
+    assert "hosts: no text; expected a file with a machine a line" in capsys.readouterr().err
 
 
 def test_hosts_and_recipe_must_fit(recipe, tmp_path, capsys):

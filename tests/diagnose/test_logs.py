@@ -27,6 +27,43 @@ def test_a_long_log_is_read_at_both_ends_with_the_right_line_numbers(tmp_path):
     assert verdict.evidence[0].line == 200_004 and verdict.evidence[0].text == "ValueError: boom"
 
 
+def test_an_error_in_the_middle_of_a_long_log_is_seen(tmp_path):
+    """Retries, a server that hangs in its exit, or millions of warnings can follow it."""
+    noise = [f"2026-11-22 10:00:01 - retry {i} of the connection" for i in range(60_000)]
+    log = "\n".join(["mindglm: rank 0 of 1 is process 77 on x", *noise[:30_000], ERROR.rstrip(), *noise[30_000:]])
+    verdict = triage.of_folder(write(tmp_path, worker_0=log))
+    assert (verdict.cause, verdict.summary) == ("exception", "failed first: ValueError: boom (a.py:2 in g)")
+    assert (verdict.evidence[0].line, verdict.evidence[0].text) == (30_004, "ValueError: boom")
+    words = "[ERROR] X(1,7f,python):2026-11-22-18:32:27.090.684 [a.cc:1] f] Memory not enough"
+    verdict = triage.of_folder(write(tmp_path, worker_0=log.replace(ERROR.rstrip(), words)))
+    assert (verdict.cause, verdict.evidence[0].line, verdict.evidence[0].text) == ("device_memory", 30_002, words)
+
+
+def test_lines_between_the_kept_ones_count(tmp_path):
+    """What a process went on after for thousands of lines is not what ended it, though few of these are kept."""
+    noise = "\n".join(f"retry {i} of the connection" for i in range(60_000))
+    folder = write(tmp_path, worker_0=f"{noise}\nPermission denied for cache, ignored\n{noise}\n{ERROR}")
+    verdict = triage.of_folder(folder)
+    assert (verdict.cause, verdict.evidence[0].line) == ("exception", 120_004)
+
+
+def test_a_line_of_a_megabyte_takes_no_time(tmp_path):
+    import time
+
+    write(tmp_path, worker_0="Failed to send " * 60_000, worker_1="x\n" + "Failed to send " * 200_000)
+    start = time.process_time()
+    triage.of_folder(tmp_path)
+    assert time.process_time() - start < 3  # about 0.1 s alone
+
+
+def test_a_log_that_cannot_be_read_is_a_mistake(tmp_path, capsys):
+    """Even root cannot read this one; a missing right to read a file or a folder comes the same way."""
+    write(tmp_path, worker_1=ERROR)
+    (tmp_path / "worker_0.log").symlink_to("/proc/self/mem")
+    assert cli.main(["triage", str(tmp_path)]) == 2
+    assert "worker_0.log: Input/output error; the log that cannot be read may be" in capsys.readouterr().err
+
+
 def test_what_a_progress_bar_overwrote_does_not_count(tmp_path):
     folder = write(tmp_path, worker_0="loss: 1\rRecv failed\rloss: 2\n")
     assert logs.read(folder).workers[0].lines[0] == "loss: 2"
@@ -73,6 +110,23 @@ def test_a_folder_without_logs_is_a_mistake_and_says_what_is_expected(tmp_path, 
             triage.of_folder(folder)
     assert cli.main(["triage", str(tmp_path)]) == 2
     assert "output/msrun_log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how, cause, told", [
+    ("killed by SIGSEGV", "crash", "crashed (SIGSEGV)"), ("killed by SIGILL", "crash", "crashed (SIGILL)"),
+    ("killed by SIGFPE", "crash", "crashed (SIGFPE)"), ("killed by SIGSYS", "crash", "crashed (SIGSYS)"),
+    ("exit code 139", "crash", "crashed (SIGSEGV)"), ("killed by SIGTERM", "stopped", "was told to stop"),
+    ("exit code 130", "stopped", "was told to stop"), ("exit code 137", "killed", "was killed (SIGKILL)"),
+    ("killed by SIGKILL; often the kernel's", "killed", "was killed (SIGKILL)"),
+    ("killed by SIGUSR1", "killed", "was killed (SIGUSR1)"),
+    ("killed by signal 40", "killed", "was killed (signal 40)"),
+    ("killed by ", "killed", "was killed (SIGKILL)"), ("exit code 3", "ended_early", "ended with exit code 3"),
+    ("exit code 255", "ended_early", "ended with exit code 255"),
+])
+def test_how_a_process_ended(how, cause, told, tmp_path):
+    write(tmp_path, worker_0="step 1: loss 2\n", launcher=f"mindglm: rank 0 failed first ({how}); all others ended")
+    verdict = triage.of_folder(tmp_path)
+    assert verdict.cause == cause and verdict.summary.startswith(told)
 
 
 def test_the_command_tells_rank_cause_place_and_next_step(tmp_path, capsys):

@@ -254,3 +254,49 @@ def test_rules_are_still_read_beside_a_broken_value():
     with pytest.raises(UserError) as caught:
         recipe.loads(text_for(DIT), "r.yaml", overrides)
     assert len(str(caught.value).splitlines()) == 1 + 4
+
+
+VISION, TEXT = MODEL + "vision_config.", MODEL + "text_config."
+# trainer, overrides with several mistakes, the keys that are blamed: those whose rule another mistake might silence
+SEVERAL = [
+    (AR, [VISION + "num_heads=fast", VISION + "in_channels=4", VISION + "patch_size=8", VISION + "image_size=100"],
+     [VISION + "num_heads", VISION + "in_channels", VISION + "patch_size", VISION + "image_size"]),
+    (AR, ["parallel_config.pipeline_stage=fast", "parallel_config.pipeline_chunks=3"],
+     ["parallel_config.pipeline_stage", "parallel_config.pipeline_chunks"]),
+    (AR, ["parallel_config.pipeline_stage=2", "model.frozen=all", "context.mode=0"], ["model.frozen", "context.mode"]),
+    (AR, ["parallel_config.pipeline_stage=9", "parallel_config.pipeline_cuts=x", "context.mode=0",
+          "recompute_config.select_recompute=[0, 7, x]"],
+     ["parallel_config.pipeline_stage", "parallel_config.pipeline_cuts", "context.mode",
+      "recompute_config.select_recompute[2]", "recompute_config.select_recompute"]),
+    (AR, ["strict_numerics=true", "context.mode=0", "context.device_target=x", "precision.reduce_dtype=bfloat16"],
+     ["context.mode", "context.device_target", "precision.reduce_dtype"]),
+    (AR, [TEXT + "hidden_size=wide", TEXT + "num_attention_heads=6", TEXT + "num_key_value_heads=4",
+          TEXT + "partial_rotary_factor=2", MODEL + "vq_config.latent_channels=32", VISION + "depth=deep"],
+     [TEXT + "hidden_size", TEXT + "num_attention_heads", TEXT + "partial_rotary_factor",
+      MODEL + "vq_config.latent_channels", VISION + "depth"]),
+    (AR, [MODEL + "image_start_token_id=x", MODEL + "image_end_token_id=1", MODEL + "text_pad_token_id=2",
+          TEXT + "hidden_act=3", TEXT + "num_hidden_layers=x"],
+     [MODEL + "image_start_token_id", MODEL + "image_end_token_id", MODEL + "text_pad_token_id",
+      TEXT + "hidden_act", TEXT + "num_hidden_layers"]),
+    (DIT, [MODEL + "attention_head_dim=x", MODEL + "time_embed_dim=31", MODEL + "condition_dim=y",
+           MODEL + "patch_size=z", MODEL + "out_channels=5"],
+     [MODEL + "attention_head_dim", MODEL + "time_embed_dim", MODEL + "condition_dim", MODEL + "patch_size",
+      MODEL + "out_channels"]),
+    (VAE, [MODEL + "block_out_channels=[8, x, 18, 24]", MODEL + "in_channels=x", MODEL + "out_channels=4",
+           MODEL + "latents_mean=0", MODEL + "latents_std=[1, 0]"],
+     [MODEL + "block_out_channels[1]", MODEL + "block_out_channels[2]", MODEL + "in_channels", MODEL + "out_channels",
+      MODEL + "latents_mean", MODEL + "latents_std[1]", MODEL + "latents_std"]),
+    (GLYPH, [MODEL + "vocab_size=9", MODEL + "relative_attention_num_buckets=30",
+             MODEL + "relative_attention_max_distance=far"],
+     [MODEL + "vocab_size", MODEL + "relative_attention_num_buckets", MODEL + "relative_attention_max_distance"]),
+    (AR, ["optimizer.betas=[2, fast]"], ["optimizer.betas[0]", "optimizer.betas[1]"]),
+    (AR, ["train_dataset.buckets=[1024x1000, 32x320, abc, 1, 64x64, 64x64, 2048x2048]"],
+     [f"train_dataset.buckets[{i}]" for i in (0, 1, 2, 3, 5, 6)]),
+]
+
+
+@pytest.mark.parametrize("trainer, overrides, keys", SEVERAL, ids=[f"{row[0]}-{row[1][0]}" for row in SEVERAL])
+def test_no_mistake_hides_another(trainer, overrides, keys):
+    with pytest.raises(UserError) as caught:
+        recipe.loads(text_for(trainer), "r.yaml", overrides)
+    assert sorted(line.split(": ")[1] for line in str(caught.value).splitlines()[1:]) == sorted(keys), caught.value
