@@ -12,6 +12,7 @@ import numpy as np
 
 from mindglm.checkpoint import released, start
 from mindglm.checkpoint.scan import walk
+from mindglm.errors import UserError
 from mindglm.train.objectives import component_modules
 
 MEASURED_SAMPLES = 256
@@ -21,17 +22,27 @@ MEASURED_SAMPLES = 256
 def write(recipe, objective, dataset, trained: dict[str, np.ndarray]) -> pathlib.Path:
     """Export; returns the folder, which appears whole or not at all.
 
-    trained: {released name: array}, the objective's component_tensors of all stages.
+    trained: {released name: array}, the objective's component_tensors of all stages. UserError when the disk refuses.
     """
+    target = pathlib.Path(recipe.output_dir) / "model"
+    released.remove_leftovers(target)  # whatever process left them: this run alone holds the folder (train/lock.py)
+    try:
+        _write(recipe, objective, dataset, trained, target)
+    except OSError as error:
+        released.remove_leftovers(target)
+        raise UserError(f"{target} could not be written ({error}). The checkpoints are whole: make room and start the "
+                        "same command again") from error
+    return target
+
+
+def _write(recipe, objective, dataset, trained: dict[str, np.ndarray], target: pathlib.Path) -> None:
     hf_names, config_module = component_modules(recipe.model_type)
     component, source = hf_names.COMPONENT, start.base(recipe.pretrained_model_dir)
     config = recipe.model.model_config
     if hasattr(objective, "finish"):
         count = min(MEASURED_SAMPLES, len(dataset))
         config = objective.finish(dataset[i] for i in range(count))
-    target = pathlib.Path(recipe.output_dir) / "model"
     staging = target.with_name(f".model.{os.getpid()}.tmp")
-    released.remove_leftovers(target)  # whatever process left them: this run alone holds the folder (train/lock.py)
     staging.mkdir(parents=True)
     tensors, extra = {}, {}
     if source is not None:
@@ -48,7 +59,6 @@ def write(recipe, objective, dataset, trained: dict[str, np.ndarray]) -> pathlib
     released.write_component(staging, component, config_module.to_hf(config),
                              {name: np.asarray(tensors[name]) for name in order}, hf_names.DTYPE, extra_files=extra)
     released.replace_folder(staging, target)
-    return target
 
 
 def _copy_rest(source: pathlib.Path, target: pathlib.Path, component: str) -> None:

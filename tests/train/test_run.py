@@ -1,5 +1,6 @@
 """`trainer.run` from a recipe to the exported folder, with the real glyph encoder; start weights and their errors."""
 
+import errno
 import json
 import os
 
@@ -88,6 +89,19 @@ def test_what_killed_exports_left_is_cleared(tmp_path, monkeypatch, standing):
     trainer.run(loaded(tmp_path))
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["text_encoder"]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_export_on_a_full_disk_leaves_nothing_and_is_done_by_the_next_start(tmp_path, monkeypatch):
+    def refused(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(released, "write_component", refused)
+        with pytest.raises(UserError, match="model could not be written .*No space left.*checkpoints are whole"):
+            trainer.run(loaded(tmp_path))
+    assert not [path for path in tmp_path.iterdir() if "model" in path.name]
+    trainer.run(loaded(tmp_path))
+    assert (tmp_path / "model" / "text_encoder").is_dir()
 
 
 def killed(*args, **kwargs):
