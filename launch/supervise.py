@@ -172,7 +172,7 @@ class Node:
                     return result
                 deadline = min(deadline or float("inf"), now + SCHEDULER_SECONDS)
             elif self.scheduler is not None and self.scheduler.code:
-                scheduler_deadline = scheduler_deadline or now + 5  # it may have died of a worker that is about to
+                scheduler_deadline = scheduler_deadline or now + 2  # it may have died of a worker that is about to
                 if now > scheduler_deadline and result is None:
                     return self._report(self.scheduler)
             time.sleep(TICK)

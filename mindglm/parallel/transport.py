@@ -30,7 +30,7 @@ def exit_if_scheduler() -> None:
             # msrun starts a scheduler wherever the master's address is a local one: also on a node that shares an
             # address with it (docker0, loopback). The one of node 0 serves all.
             sys.exit(0)
-        os.environ.setdefault("MS_NODE_TIMEOUT", "15")  # seconds without a heartbeat until it gives a worker up
+        os.environ.setdefault("MS_NODE_TIMEOUT", "11")  # seconds without a heartbeat until it gives a worker up
         from mindspore.communication import init
 
         init()
