@@ -59,7 +59,7 @@ def write(trainer, result, lr: float, micro_batches, witness, files: dict[str, b
     bucket, ids, keys = trainer.batches.ids(trainer.counters.step - 1)
     about = {
         "version": VERSION, "step": trainer.counters.step, "loss": result.loss, "grad_norm": result.grad_norm,
-        "lr": float(lr), "skipped_in_row": trainer.counters.skipped_in_row, "seed": trainer.recipe.seed,
+        "lr": lr, "skipped_in_row": trainer.counters.skipped_in_row, "seed": trainer.recipe.seed,
         "bucket": int(bucket), "samples": ids.tolist(), "keys": keys, "purposes": witness.purposes,
         "processes": transport.world(), "device": ops.DEVICE,
         "weights_dtype": str(next(iter(trainer.parameters.values())).dtype), "mindglm": mindglm.__version__,

@@ -51,7 +51,7 @@ class RunLedger:
         if self._chain is None:
             return []
         body = {"step": step, "data": data.hex, "draws": draws.hex, "loss": result.loss,
-                "grad_norm": result.grad_norm, "lr": float(lr)}
+                "grad_norm": result.grad_norm, "lr": lr}
         said = self._against_before(body)
         if hashed:
             body["weights"] = weights.hex

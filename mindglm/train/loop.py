@@ -88,15 +88,14 @@ class Trainer:
                     if transport.world() == 1:  # alone there is nobody to agree with: no need to wait for the next step
                         terminated, interrupted = requests.flags
                     if terminated or interrupted:
-                        self._leave(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED)
+                        self._leave(interrupted)
                 self._save(last=True)  # a signal does not cut the last save short
                 terminated, interrupted = transport.gather(np.array([requests.flags], np.int32)).any(0)
             if self._saver.failure:
                 raise UserError(f"{self._saver.failure}. The steps since then are lost unless it can be written: make "
                                 "room and start the same command again")
             if terminated or interrupted:
-                transport.finish()
-                raise SystemExit(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED)
+                _exit(interrupted)
 
     def _one_step(self, lr: float, requests: StopRequests):
         """One optimizer step and whatever is due after it."""
@@ -118,7 +117,7 @@ class Trainer:
             counters.skipped += 1
             counters.skipped_in_row += 1
         self.metrics.step({
-            "step": counters.step, "loss": result.loss, "grad_norm": result.grad_norm, "lr": float(lr),
+            "step": counters.step, "loss": result.loss, "grad_norm": result.grad_norm, "lr": lr,
             "samples": counters.step * runner.global_batch_size, "seconds": {"data": waited, **result.seconds},
             "skipped": counters.skipped, **self.batches.size(counters.step - 1), **extra})
         for fault in self._ledger.step(counters.step, witness, result, lr):
@@ -187,13 +186,18 @@ class Trainer:
         if last:
             self._say(self._saver.finish())
 
-    def _leave(self, code: int) -> None:
+    def _leave(self, interrupted: bool) -> None:
         self._save(last=True)
         kept = self._saver.failure or "the checkpoint is written"
         self.metrics.say(f"stopped by a signal after step {self.counters.step}; {kept}; start the same command again "
                          "to go on")
-        transport.finish()
-        raise SystemExit(code)
+        _exit(interrupted)
+
+
+def _exit(interrupted: bool) -> None:
+    """End the process as one that a signal asked to stop; on all ranks."""
+    transport.finish()
+    raise SystemExit(EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED)
 
 
 def _every(step: int, interval: int) -> bool:
