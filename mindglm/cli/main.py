@@ -6,14 +6,17 @@ Nothing here imports MindSpore: `mindglm --help` and `mindglm recipe` answer at 
 """
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 
 import mindglm
-from mindglm.cli import audit, doctor, generate, plan, prepare, recipe, replay, train, triage
+from mindglm.cli import audit, doctor, generate, interrupts, plan, prepare, recipe, replay, train, triage
 from mindglm.errors import UserError, exit_code
 
 COMMANDS = {"prepare": prepare, "train": train, "generate": generate, "recipe": recipe, "plan": plan,
             "doctor": doctor, "triage": triage, "audit": audit, "replay": replay}
+COMPUTING = {"prepare", "train", "generate", "replay"}
+"""Commands that run MindSpore in this process."""
 
 NOT_YET = {
     "evaluate": "measure a model on held-out data",
@@ -58,4 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"{args.command}: unknown arguments: {' '.join(extra)} (see mindglm {args.command} --help)")
         return args.run(args)
 
-    return exit_code(command)
+    own = argv is None and args.command in COMPUTING  # a caller with words of its own keeps its signals, too
+    with interrupts.kept() if own else contextlib.nullcontext():
+        return exit_code(command)

@@ -1,6 +1,5 @@
 """SIGTERM and Ctrl-C ask the run to stop after the current step; a second one stops it at once."""
 
-import os
 import signal
 import threading
 
@@ -27,7 +26,8 @@ class StopRequests:
     def _note(self, number, _frame):
         if self.terminated or self.interrupted:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})  # cli/interrupts.py blocks SIGINT
+            signal.raise_signal(number)
         self.terminated = self.terminated or number == signal.SIGTERM
         self.interrupted = self.interrupted or number == signal.SIGINT
 

@@ -1,0 +1,45 @@
+"""Ctrl-C stays Python's own in a process that computes with MindSpore.
+
+Every call of a compiled graph installs MindSpore's handler of SIGINT over Python's; it sends SIGTERM to its own
+process. Here every thread blocks SIGINT, one waits for it, and the main thread runs the handler that Python knows of.
+"""
+
+import _thread
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+from mindglm.errors import EXIT_INTERRUPTED
+
+WAKE = signal.SIGURG
+"""Does nothing where nobody handles it; handled, it wakes the main thread from a wait for a lock."""
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Context in which SIGINT reaches Python's handler, whatever MindSpore installs. To be entered before its import.
+
+    A second one that comes before the main thread could attend to the first, as in a long compilation, ends the process
+    at once. Threads that already run would not block it; processes started inside do.
+    """
+    waiting = threading.Event()  # for the main thread
+    before = signal.signal(WAKE, lambda *_: waiting.clear())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=_pass_on, args=(waiting,), name="interrupts", daemon=True).start()
+    try:
+        yield
+    finally:  # the interpreter's end can be interrupted again
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(WAKE, before)
+
+
+def _pass_on(waiting: threading.Event) -> None:
+    while True:
+        signal.sigwait({signal.SIGINT})
+        if waiting.is_set():
+            os._exit(EXIT_INTERRUPTED)
+        waiting.set()
+        _thread.interrupt_main(signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, WAKE)
