@@ -48,16 +48,12 @@ class Mesh:
         start = self.data_index(rank) * self.pipeline_stage
         return tuple(range(start, start + self.pipeline_stage))
 
-    def crossings(self, hosts: Sequence[str], ring: bool = False) -> int:
-        """Stage boundaries between two hosts, over all pipelines. ring: the last stage also feeds the first (chunks).
-
-        hosts: of every rank.
-        """
+    def crossings(self, hosts: Sequence[str]) -> int:
+        """Stage boundaries between two hosts, over all pipelines. hosts: of every rank."""
         total = 0
         for start in range(0, self.world, self.pipeline_stage):
             names = list(hosts[start:start + self.pipeline_stage])
-            pairs = list(zip(names, names[1:])) + ([(names[-1], names[0])] if ring and len(names) > 2 else [])
-            total = total + len([pair for pair in pairs if pair[0] != pair[1]])
+            total = total + sum(here != there for here, there in zip(names, names[1:]))
         return total
 
     def table(self, hosts: Sequence[str], contents: Sequence[str] = ()) -> str:

@@ -25,10 +25,6 @@ class Ema:
         difference *= share
         self.average += difference
 
-    def state(self) -> dict[str, np.ndarray]:
-        """{parameter name: whole average}. Collective (optimizer.named)."""
-        return self._optimizer.named(self.average)
-
     @contextmanager
     def in_place(self):
         """Inside the block the model holds the average; afterwards its own weights again. Collective."""

@@ -62,16 +62,6 @@ class _AdamW:
         """The inverse of `named`, without communication."""
         return self.space.take(self.space.flat(named))
 
-    def state(self) -> dict[str, np.ndarray]:
-        """{adam_m.<name>, adam_v.<name>}: whole moments. Collective."""
-        return {f"{kind}.{name}": array for kind, moment in zip(MOMENTS, self.moments())
-                for name, array in self.named(moment).items()}
-
-    def load_state(self, state: dict[str, np.ndarray], updates: int) -> None:
-        """Continue from moments that `state` gave, after `updates` updates."""
-        for number, kind in enumerate(MOMENTS):
-            self.set_moment(number, self.owned({p.name: state[f"{kind}.{p.name}"] for p in self.params}), updates)
-
 
 class HostAdamW(_AdamW):
     """The CPU form. The masters are the weights: flat NumPy memory that the float32 Parameters share."""

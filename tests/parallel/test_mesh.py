@@ -38,11 +38,6 @@ def test_no_layout_crosses_nodes_less(data, stages):
     assert mesh.crossings(nodes(mesh.world)) == best_crossings(data, stages)
 
 
-def test_a_ring_counts_the_way_back():
-    assert Mesh(1, 16).crossings(nodes(16), ring=True) == 2
-    assert Mesh(2, 4).crossings(nodes(8), ring=True) == 0
-
-
 def test_table():
     text = Mesh(1, 3).table(["a", "a", "b"], ["embedding", "layers", "head"]).splitlines()
     assert text[0].split() == ["rank", "host", "data_parallel", "pipeline_stage", "holds"]

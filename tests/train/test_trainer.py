@@ -45,8 +45,9 @@ def test_resumed_run_equals_the_straight_one_bit_for_bit(tmp_path, mode):
     assert second.counters.step == 5
     second.fit()
     same(fake.weights(second), fake.weights(straight))
-    same(second.optimizer.state(), straight.optimizer.state())
-    same(second.ema.state(), straight.ema.state())
+    for mine, its in zip(second.optimizer.moments(), straight.optimizer.moments(), strict=True):
+        assert mine.tobytes() == its.tobytes()
+    assert second.ema.average.tobytes() == straight.ema.average.tobytes()
     for name in ("step", "loss", "grad_norm", "lr", "samples", "skipped"):
         assert [line[name] for line in lines(tmp_path / "b")] == [line[name] for line in lines(tmp_path / "a")]
     a, b = (store.load(tmp_path / name / "checkpoint") for name in "ab")
