@@ -71,8 +71,7 @@ step() {
 
 shown() { # the command as a person would type it
     if [ "$1" = train ]; then
-        echo "msrun --worker_num=2 --local_worker_num=2 --join=True" \
-            "python -m mindglm train ${*:3} parallel_config.data_parallel=2"
+        echo "bash launch/train_node.sh ${*:3} parallel_config.data_parallel=2"
     else
         echo "${*:2}"
     fi

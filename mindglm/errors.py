@@ -31,7 +31,9 @@ def exit_code(command: Callable[[], int | None]) -> int:
     except UserError as error:
         print(f"mindglm: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError, SystemError, RuntimeError) as error:
+        if not _is_of_interrupt(error):
+            raise
         print("mindglm: interrupted; the same command goes on from what is complete", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -40,6 +42,15 @@ def exit_code(command: Callable[[], int | None]) -> int:
         with open(os.devnull, "wb") as nowhere:  # takes what Python still writes at its end
             os.dup2(nowhere.fileno(), STDOUT)
         return EXIT_PIPE
+
+
+def _is_of_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: C code that it cuts short, as in an import, makes it an error of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _reader_has_gone() -> bool:

@@ -215,6 +215,7 @@ def tidy(root: str | os.PathLike, written: int, keep: int, keep_best: int = 0) -
         if step not in kept and not folder.is_symlink():
             doomed = root / f".{folder.name}.old"  # renamed first: a torn removal must not look complete
             os.rename(folder, doomed)
+            sync_folder(root)
             shutil.rmtree(doomed)
 
 
@@ -233,28 +234,33 @@ def _loss(root: pathlib.Path, step: int) -> float:
 def steps(root: str | os.PathLike) -> list[int]:
     """Steps of the complete checkpoints under `root`, ascending; staging folders do not count."""
     root = pathlib.Path(root)
+    return [step for step in named(root) if (root / f"iteration_{step:08d}" / "metadata.json").exists()]
+
+
+def named(root: str | os.PathLike) -> list[int]:
+    """As `steps`, with those that have lost their metadata.json: damaged, for no save that is cut short leaves one."""
+    root = pathlib.Path(root)
     if not root.is_dir():
         return []
-    found = (_FOLDER.fullmatch(path.name) for path in root.iterdir() if (path / "metadata.json").exists())
+    found = (_FOLDER.fullmatch(path.name) for path in root.iterdir() if path.is_dir())
     return sorted(int(match[1]) for match in found if match)
 
 
 def locate(root: str | os.PathLike, step: int | None = None) -> pathlib.Path:
-    """The folder of the newest complete checkpoint under `root`, or of `step`; UserError when there is none.
+    """The folder of the newest checkpoint under `root`, or of `step`; UserError when there is none.
 
-    The newest complete folder counts, not the pointer file: a run killed between the rename and the pointer has lost
-    nothing.
+    The newest folder counts, not the pointer file: a run killed between the rename and the pointer has lost nothing.
     """
     root = pathlib.Path(root)
-    found = steps(root)
+    found = named(root)
     if not found or (step is not None and step not in found):
         which = "" if step is None else f" of step {step}"
-        raise UserError(f"{root}: no complete checkpoint{which}; found steps {found}")
+        raise UserError(f"{root}: no checkpoint{which}; found steps {found}")
     return root / f"iteration_{found[-1] if step is None else step:08d}"
 
 
 def load(root: str | os.PathLike, step: int | None = None) -> Loaded:
-    """The newest complete checkpoint under `root`, or that of `step`, everything read and checked.
+    """The newest checkpoint under `root`, or that of `step`, everything read and checked.
 
     Raises UserError when there is none, or naming the damaged file and tensor.
     """

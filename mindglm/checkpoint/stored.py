@@ -17,6 +17,8 @@ from mindglm.checkpoint.metadata import BLOCK
 from mindglm.checkpoint.tensors import THREADS
 from mindglm.errors import UserError
 
+TEXT_FILE = 4 << 20
+"""Bytes of the largest common.json or recipe.yaml that is read."""
 LARGE_FILE = 4 << 30
 """Bytes of the largest file besides tensors (a ledger) that is read."""
 
@@ -57,27 +59,33 @@ class Checkpoint:
     def common(self) -> dict:
         """Counters and the like."""
         try:
-            return json.loads(self.file("common.json"))
+            found = json.loads(self.file("common.json", TEXT_FILE))
         except (ValueError, RecursionError) as error:
             raise damaged(self.folder / "common.json", error) from error
+        if not isinstance(found, dict):
+            raise damaged(self.folder / "common.json", "no table of numbers")
+        return found
 
     @property
     def recipe_text(self) -> str:
         """The resolved recipe of the run that wrote the checkpoint."""
-        return self.file("recipe.yaml").decode()
+        try:
+            return self.file("recipe.yaml", TEXT_FILE).decode()
+        except UnicodeDecodeError as error:
+            raise damaged(self.folder / "recipe.yaml", error) from error
 
     @property
     def file_names(self) -> list[str]:
         """All files but those of tensors."""
         return [name for name, file in self.metadata.files.items() if not file.header_bytes]
 
-    def file(self, name: str) -> bytes:
-        """The content of a file besides tensors."""
+    def file(self, name: str, limit: int = LARGE_FILE) -> bytes:
+        """The content of a file besides tensors, of at most `limit` bytes."""
         wanted = self.metadata.files.get(name)
         if wanted is None:
             raise damaged(self.folder / "metadata.json", f"it lists no {name}")
         try:
-            content = read_small(self.folder / name, min(wanted.nbytes, LARGE_FILE))
+            content = read_small(self.folder / name, min(wanted.nbytes, limit))
         except (OSError, ValueError) as error:
             raise damaged(self.folder / name, error) from error
         if len(content) != wanted.nbytes or zlib.crc32(content) != wanted.crc32:

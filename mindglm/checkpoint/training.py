@@ -28,7 +28,7 @@ def find(path: str | os.PathLike, step: int | None = None) -> pathlib.Path | Non
     if (path / "metadata.json").is_file() and (path / "recipe.yaml").is_file():
         return path
     for root in (path, path / "checkpoint"):
-        if store.steps(root):
+        if store.named(root):
             return store.locate(root, step)
     return None
 

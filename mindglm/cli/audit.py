@@ -48,12 +48,15 @@ def run(args: argparse.Namespace) -> int:
 def _recipes(ours: pathlib.Path, theirs: pathlib.Path) -> list[str]:
     """How the recipes of the two runs differ in what changes numbers, where both have a checkpoint."""
     from mindglm.checkpoint import training
+    from mindglm.checkpoint.stored import Checkpoint
     from mindglm.recipe import differences
 
     folders = [training.find(path.parent) for path in (ours, theirs)]
     if None in folders:
         return []
-    texts = [(folder / "recipe.yaml").read_text(encoding="utf-8") for folder in folders]
-    changes = differences.between(*texts)
+    try:
+        changes = differences.between(*(Checkpoint(folder).recipe_text for folder in folders))
+    except (UserError, ValueError) as error:
+        return [f"their recipes cannot be compared: {error}"]
     return [f"their recipes differ in {change.text} ({change.reason})" for change in changes
             if change.kind != differences.SAFE]

@@ -8,8 +8,10 @@ import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 from mindglm.errors import EXIT_INTERRUPTED
 
@@ -35,11 +37,23 @@ def kept() -> Iterator[None]:
         signal.signal(WAKE, before)
 
 
+def leave() -> NoReturn:
+    """End the interrupted process here and now: exit code 130.
+
+    Where the import of MindSpore was cut short, the interpreter's own end would run into what is missing, and abort.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(EXIT_INTERRUPTED)
+
+
 def _pass_on(waiting: threading.Event) -> None:
     while True:
         signal.sigwait({signal.SIGINT})
         if waiting.is_set():
-            os._exit(EXIT_INTERRUPTED)
+            print("mindglm: interrupted twice; ended at once", file=sys.stderr)
+            leave()
         waiting.set()
         _thread.interrupt_main(signal.SIGINT)
         signal.pthread_kill(threading.main_thread().ident, WAKE)

@@ -6,12 +6,11 @@ Nothing here imports MindSpore: `mindglm --help` and `mindglm recipe` answer at 
 """
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 
 import mindglm
 from mindglm.cli import audit, doctor, generate, interrupts, plan, prepare, recipe, replay, train, triage
-from mindglm.errors import UserError, exit_code
+from mindglm.errors import EXIT_INTERRUPTED, UserError, exit_code
 
 COMMANDS = {"prepare": prepare, "train": train, "generate": generate, "recipe": recipe, "plan": plan,
             "doctor": doctor, "triage": triage, "audit": audit, "replay": replay}
@@ -61,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"{args.command}: unknown arguments: {' '.join(extra)} (see mindglm {args.command} --help)")
         return args.run(args)
 
-    own = argv is None and args.command in COMPUTING  # a caller with words of its own keeps its signals, too
-    with interrupts.kept() if own else contextlib.nullcontext():
+    if argv is not None or args.command not in COMPUTING:  # a caller with words of its own keeps its signals, too
         return exit_code(command)
+    with interrupts.kept():
+        code = exit_code(command)
+    if code == EXIT_INTERRUPTED:
+        interrupts.leave()
+    return code

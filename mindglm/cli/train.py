@@ -1,8 +1,7 @@
 """Train a model by a recipe.
 
 Alone:      mindglm train recipes/nano/ar.yaml runner_config.stop_step=10
-2 workers:  msrun --worker_num 2 --local_worker_num 2 --join True python -m mindglm train recipes/nano/ar.yaml \\
-                parallel_config.data_parallel=2
+2 workers:  bash launch/train_node.sh recipes/nano/ar.yaml parallel_config.data_parallel=2
 """
 
 import argparse

@@ -28,8 +28,8 @@ class Mesh:
         if world != self.world:
             raise UserError(
                 f"parallel_config asks for data_parallel {self.data_parallel} x pipeline_stage {self.pipeline_stage} = "
-                f"{self.world} processes, but {world} were started; start with `msrun --worker_num {self.world} ...` "
-                "or change parallel_config")
+                f"{self.world} processes, but {world} were started; start them with `bash launch/train_node.sh "
+                "RECIPE` (or train_cluster.sh), which takes their number from the recipe, or change parallel_config")
 
     def data_index(self, rank: int) -> int:
         """Which copy of the pipeline, and so which share of the global batch."""

@@ -116,8 +116,11 @@ def _parsed(text: str) -> object:
             depth = depth + opens - isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent))
             if depth > _DEPTH:
                 raise UserError(f"recipe.yaml: sections nested deeper than {_DEPTH}, which no stored recipe has")
-        return yaml.load(text, Loader=_LOADER)
-    except yaml.YAMLError as error:
+        found = yaml.load(text, Loader=_LOADER)
+        if not isinstance(found, dict):
+            raise UserError("recipe.yaml: not a stored recipe (no sections)")
+        return found
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"recipe.yaml: not a stored recipe ({error})") from error
 
 

@@ -26,6 +26,9 @@ from mindglm.parallel import transport
 from mindglm.train.saver import Saver
 
 VERSION = 1
+NEEDED = {"step": int, "loss": (float, str), "grad_norm": (float, str), "samples": list, "keys": list,
+          "input_files": int}
+"""What replay asks of capsule.json."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def write(trainer, result, lr: float, micro_batches, witness, files: dict[str, b
         "version": VERSION, "step": trainer.counters.step, "loss": result.loss, "grad_norm": result.grad_norm,
         "lr": lr, "skipped_in_row": trainer.counters.skipped_in_row, "seed": trainer.recipe.seed,
         "bucket": int(bucket), "samples": ids.tolist(), "keys": keys, "purposes": witness.purposes,
-        "processes": transport.world(), "device": ops.DEVICE,
+        "processes": transport.world(), "input_files": trainer.layout.data_parallel, "device": ops.DEVICE,
         "weights_dtype": str(next(iter(trainer.parameters.values())).dtype), "mindglm": mindglm.__version__,
         "mindspore": ms.__version__, "norms": norms}
     failures = transport.gather_objects(failure or _write_own(trainer, folder, about, micro_batches, files))
@@ -146,13 +149,19 @@ def read(folder: pathlib.Path) -> Capsule:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no capsule of a step ({error}); expected a folder such as "
                         "<output_dir>/capsules/step_00000120") from error
+    about = about if isinstance(about, dict) else {}
     if about.get("version") != VERSION:
         raise UserError(f"{folder}: capsule version {about.get('version')}, expected {VERSION}")
+    lost = [key for key, kind in NEEDED.items() if not isinstance(about.get(key), kind)]
+    if lost:
+        raise UserError(f"{folder / 'capsule.json'}: lacks {lost}; expected the file as the run wrote it")
     inputs = []
-    for path in sorted(folder.glob("inputs-*.safetensors")):
-        file = TensorFile(path)
+    for rank in range(about["input_files"]):
+        file = TensorFile(folder / f"inputs-{rank:04d}.safetensors")
         batches: dict[str, list[np.ndarray]] = {}
         for name in sorted(file.names):
             batches.setdefault(name.partition(".")[0], []).append(np.array(file.raw(name)))
         inputs += [tuple(batch) for _, batch in sorted(batches.items())]
+    if not inputs:
+        raise UserError(f"{folder}: holds no inputs; expected the arrays that the network was given")
     return Capsule(folder, about, recipe_text, inputs)

@@ -71,9 +71,10 @@ def _owner(file) -> dict:
     """{host, pid, started} of who wrote the file; {} when it is empty or cut off."""
     file.seek(0)
     try:
-        return json.loads(file.read())
+        found = json.loads(file.read())
     except ValueError:
         return {}
+    return found if isinstance(found, dict) and {"host", "pid", "started"} <= found.keys() else {}
 
 
 def _age(file, path: pathlib.Path) -> float:

@@ -104,8 +104,12 @@ def judge(capsule: Capsule, dataset=None) -> Verdict:
     loss, norm = bench.outcome(capsule.inputs)
     reasons = [f"here the step gives loss {loss:.6g} and gradient norm {norm:.6g}; the run had loss "
                f"{capsule.about['loss']} and gradient norm {capsule.about['grad_norm']}"]
-    if dataset is not None and not _rebuilt_as_read(bench, capsule, dataset):
-        reasons.append("the dataset gives other inputs now than the run has read")
+    try:
+        if dataset is not None and not _rebuilt_as_read(bench, capsule, dataset):
+            reasons.append("the dataset gives other inputs now than the run has read")
+    except (UserError, LookupError, ValueError, TypeError) as error:  # prepared anew, or damaged
+        reasons.append(f"the dataset here is not that of the run ({type(error).__name__}: {error})")
+        dataset = None
     if math.isfinite(loss) and math.isfinite(norm):
         return Verdict("transient", (*reasons, "inputs and weights are sound: look at the logs of the device and of "
                                      "the network, and start the run again"))
@@ -114,8 +118,8 @@ def judge(capsule: Capsule, dataset=None) -> Verdict:
         return Verdict("data", (*reasons, "inputs of the step are not finite", *_broken_samples(capsule, dataset)))
     reasons.append(bench.first_not_finite(bad))
     if dataset is None:
-        return Verdict("numerics", (*reasons, "the inputs are finite; the dataset is not here, so samples were not "
-                                    "looked at one by one"))
+        return Verdict("numerics", (*reasons, "the inputs are finite; the run's dataset is not here, so samples were "
+                                    "not looked at one by one"))
     return _by_sample(bench, capsule, dataset, reasons)
 
 
@@ -142,20 +146,19 @@ def _by_sample(bench: Bench, capsule: Capsule, dataset, reasons: list[str]) -> V
 
 
 def _rebuilt_as_read(bench: Bench, capsule: Capsule, dataset) -> bool:
-    """Whether the dataset still gives the bytes that the run has read."""
+    """Whether the dataset still gives the bytes that the run has read; every sample of the step is read."""
     samples, keys = capsule.about["samples"], capsule.about["keys"]
-    size = len(samples) // len(capsule.inputs)
+    size, same = len(samples) // len(capsule.inputs), True
     for i, batch in enumerate(capsule.inputs):
         part = slice(i * size, (i + 1) * size)
         again = collate(bench.objective, dataset, samples[part], keys[part], bench.recipe.seed, capsule.step, True)
-        if [array.tobytes() for array in again] != [array.tobytes() for array in batch]:
-            return False
-    return True
+        same = same and [array.tobytes() for array in again] == [array.tobytes() for array in batch]
+    return same
 
 
 def _broken_samples(capsule: Capsule, dataset) -> list[str]:
     if dataset is None:
-        return ["the dataset is not here, so the samples are not named"]
+        return ["the run's dataset is not here, so the samples are not named"]
     broken = [index for index in dict.fromkeys(capsule.about["samples"]) if math.isinf(_largest(
         [value for value in dataset[index].values() if isinstance(value, np.ndarray)]))]
     if broken:

@@ -7,6 +7,7 @@ before the copy is made.
 """
 
 import pathlib
+import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -114,8 +115,12 @@ class Saver:
         """Let the thread end what it does, whatever became of the run; the ranks agree on nothing any more."""
         self._thread.shutdown()
         work, self._work = self._work, None
-        if work is not None and _outcome(work)[0] == FAULT:
+        code, told = (DONE, None) if work is None else _outcome(work)
+        if code == FAULT:
             work.result()  # raises it
+        if code == DISK:
+            print(f"mindglm: the checkpoint of step {self._step} could not be written ({told})", file=sys.stderr,
+                  flush=True)
 
     def _settle(self) -> list[str]:
         said = []
@@ -165,10 +170,17 @@ class Saver:
         return place
 
     def _failed(self, why: str) -> str:
-        there = transport.broadcast_object(store.steps(self._root) if transport.rank() == 0 else None)
-        last = f"the newest is still that of step {there[-1]}" if there else "there is none yet"
+        last = transport.broadcast_object(self._last() if transport.rank() == 0 else None)
         self.failure = f"the checkpoint of step {self._step} could not be written ({why}); {last}"
         return f"{self.failure}. Training goes on; make room for the next one"
+
+    def _last(self) -> str:
+        """Which checkpoint there is, in words."""
+        try:
+            there = store.steps(self._root)
+        except OSError as error:
+            return f"which ones are there cannot be seen ({error})"
+        return f"the newest is still that of step {there[-1]}" if there else "there is none yet"
 
     def _abandon(self) -> None:
         if transport.rank() == 0:

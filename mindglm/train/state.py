@@ -111,26 +111,47 @@ def resume(root: pathlib.Path, recipe, recipe_text: str, parameters: dict[str, P
     fallback: a damaged checkpoint is set aside and the one before it taken. Raises UserError for a damaged one
     otherwise (file and tensor named), when the recipe does not want to resume, or when it is of another model.
     """
-    found = transport.broadcast_object(store.steps(root))
+    found = _found(root)
     if not found:
         return Resumed()
     if not recipe.resume_training:
         raise UserError(f"{root} holds checkpoints of steps {found}, but resume_training is false; remove the folder, "
                         "give another output_dir, or set resume_training: true to go on from them")
-    notes = []
+    damages = {}
     for step in reversed(found):
         folder = root / f"iteration_{step:08d}"
         reading, damage = _read(folder, recipe_text, parameters, optimizer, ema)
         if damage is None:
             reading.set()
-            reading.resumed.notes = [*notes, f"resumed from {folder}", *map(str, reading.resumed.changes)]
+            passed = [f"passed over a damaged checkpoint, now {_aside(root, late)}: {why}"
+                      for late, why in damages.items()]
+            reading.resumed.notes = [*passed, f"resumed from {folder}", *map(str, reading.resumed.changes)]
             return reading.resumed
         if not fallback:
             raise UserError(f"{damage}; to go on from the checkpoint before it, start with --fallback, which sets this "
                             "one aside")
-        aside = store.set_aside(root, step) if transport.rank() == 0 else root
-        notes.append(f"passed over a damaged checkpoint, now {aside.name}: {damage}")
-    raise UserError(f"{root}: no whole checkpoint is left: {'; '.join(notes)}")
+        damages[step] = damage  # set aside once a whole one is found: without any, the next start would begin anew
+    raise UserError(f"{root}: no whole checkpoint is left: {'; '.join(damages.values())}. To begin anew, move the run "
+                    "away or give another output_dir")
+
+
+def _found(root: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints, as rank 0 sees them. UserError, on all ranks, when it cannot look."""
+    found = fault = None
+    if transport.rank() == 0:
+        try:
+            found = store.named(root)
+        except OSError as error:
+            fault = f"{root}: cannot be read ({error}); expected a folder that this run may read and write"
+    found, fault = transport.broadcast_object((found, fault))
+    if fault:
+        raise UserError(fault)
+    return found
+
+
+def _aside(root: pathlib.Path, step: int) -> str:
+    """Set a damaged checkpoint aside, on rank 0; its name then."""
+    return store.set_aside(root, step).name if transport.rank() == 0 else ""
 
 
 def _read(folder: pathlib.Path, recipe_text: str, parameters, optimizer, ema) -> tuple["_Reading | None", str | None]:
@@ -167,6 +188,8 @@ class _Reading:
         lost = [name for name in vars(Counters()) if not isinstance(common.get(name), int)]
         if lost:
             raise damaged(folder / "common.json", f"it lacks {lost}")
+        if not (common["step"] == checkpoint.step == _step_of(folder)):
+            raise damaged(folder / "common.json", f"of step {common['step']}, metadata.json of {checkpoint.step}")
         self.resumed = Resumed(Counters(**{name: common[name] for name in vars(Counters())}), [], changes, common)
         if transport.rank() == 0:
             self.resumed.files = {name: checkpoint.file(name) for name in checkpoint.file_names if name not in own}
@@ -202,6 +225,10 @@ class _Reading:
             parameter.set_data(Tensor(values).astype(parameter.dtype))
         if self._ema is not None and not self._has_average:
             np.copyto(self._ema.average, self._optimizer.masters())
+
+
+def _step_of(folder: pathlib.Path) -> int:
+    return int(folder.name.removeprefix("iteration_"))
 
 
 def _check_ledger(folder: pathlib.Path, files: dict[str, bytes]) -> None:

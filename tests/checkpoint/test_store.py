@@ -109,13 +109,15 @@ def test_the_best_by_validation_loss_are_kept_too(tmp_path):
     assert store.steps(tmp_path) == [7, 8]
 
 
-def test_staging_leftovers_and_foreign_folders_are_ignored(tmp_path):
+def test_staging_leftovers_and_foreign_folders_are_no_checkpoints(tmp_path):
     save(tmp_path, 3)
     (tmp_path / ".iteration_00000009.tmp").mkdir()
     (tmp_path / "iteration_00000008").mkdir()  # no metadata.json: not complete
     (tmp_path / "iteration_00000008" / "notes.txt").write_text("mine")
     (tmp_path / "iteration_other").mkdir()
-    assert store.steps(tmp_path) == [3] and store.load(tmp_path).step == 3
+    assert store.steps(tmp_path) == [3] and store.load(tmp_path, 3).step == 3
+    with pytest.raises(UserError, match="iteration_00000008/metadata.json: damaged"):  # not 3 in its place, unasked
+        store.load(tmp_path)
     save(tmp_path, 8)
     assert store.steps(tmp_path) == [3, 8]
     assert not (tmp_path / ".iteration_00000009.tmp").exists()
@@ -131,7 +133,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path):
 
 def test_other_version_and_absence_are_said(tmp_path):
     assert store.steps(tmp_path / "nowhere") == []
-    with pytest.raises(UserError, match="no complete checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint"):
         store.load(tmp_path)
     folder = save(tmp_path, 7)
     with pytest.raises(UserError, match="of step 8; found steps \\[7\\]"):

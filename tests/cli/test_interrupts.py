@@ -1,4 +1,4 @@
-"""Ctrl-C in a process that computes with compiled graphs of MindSpore."""
+"""Ctrl-C in a process that computes with MindSpore."""
 
 import os
 import signal
@@ -8,7 +8,9 @@ import time
 
 import pytest
 
+from mindglm import recipe
 from tests.parallel.job import ROOT
+from tests.train import test_run
 
 PROLOGUE = """
 import os, signal, sys, threading, time
@@ -56,6 +58,22 @@ STUCK = """
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10 ** 9)  # minutes in C that no signal cuts short
 """
 
+IMPORTING = """
+import importlib.abc, os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+sys.meta_path.insert(0, Interrupting())
+from mindglm.cli.main import main
+sys.exit(main())
+"""
+
 
 def run(folder, body: str, interruptions: int = 1):
     """The exit code and output of a process that gets SIGINT when it has said that it is ready."""
@@ -99,3 +117,19 @@ def test_the_second_after_the_first_was_attended_to_is_pythons_too(tmp_path):
                 print("asked", flush=True)
     """, interruptions=2)
     assert code == -signal.SIGINT, errors
+
+
+LATER = ("mindspore._c_expression", "mindspore.common.dtype", "mindspore.utils", "mindformers.core",
+         "mindglm.train.loop")
+
+
+@pytest.mark.parametrize("module", ["mindspore.nn.wrap.cell_wrapper", "mindspore.dataset",
+                                    *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)])
+def test_an_interrupt_in_the_middle_of_an_import(tmp_path, module):
+    """MindSpore, half imported, would abort the process at the interpreter's end."""
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(test_run.loaded(tmp_path / "run")))
+    (tmp_path / "script.py").write_text(IMPORTING.format(module=module))
+    done = subprocess.run([sys.executable, "script.py", "train", "recipe.yaml"], cwd=tmp_path, capture_output=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, timeout=100)
+    assert done.returncode == 130 and "mindglm: interrupted" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr

@@ -36,7 +36,7 @@ def commands(path):
             break
         head.append(line.removeprefix("#").strip())
     text = "\n".join(head).replace("\\\n", " ")
-    return [line for line in text.splitlines() if re.match(r"(msrun|mindglm|python|bash) ", line)]
+    return [line for line in text.splitlines() if re.match(r"(mindglm|python|bash) ", line)]
 
 
 def nodes(path):
@@ -69,17 +69,15 @@ def test_recipe_opens_with_the_command_that_runs_it(path):
         words = shlex.split(command)
         if words[0] == "bash":
             trains += 1
-            assert words[1] == f"launch/train_{'node' if nodes(path) == 1 else 'cluster'}.sh"
-            assert ROOT / words[-1] == path
-            continue
-        if "mindglm" not in words:
-            continue
-        workers = int(words[words.index("--worker_num") + 1]) if words[0] == "msrun" else 1
-        args = build_parser().parse_args(words[words.index("mindglm") + 1:])
-        if args.command == "train":
-            trains += 1
-            assert ROOT / args.recipe == path
-            assert recipe.load(path, args.overrides).parallel_config.data_parallel == workers
+            assert words[1] == f"launch/train_{'node' if path not in FULL_SIZE or nodes(path) == 1 else 'cluster'}.sh"
+            place = words.index(str(path.relative_to(ROOT)))
+            recipe.load(path, words[place + 1:])
+        elif words[0] == "mindglm":
+            args = build_parser().parse_args(words[1:])
+            if args.command == "train":
+                trains += 1
+                assert ROOT / args.recipe == path
+                assert recipe.load(path, args.overrides).parallel_config.data_parallel == 1
     assert trains >= 1
 
 

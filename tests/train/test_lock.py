@@ -130,3 +130,10 @@ def test_lock_is_touched_again_after_a_failure(tmp_path, monkeypatch, capfd):
             assert time.monotonic() < end
             time.sleep(0.01)
     assert capfd.readouterr().out.count("cannot be touched") == 1
+
+
+@pytest.mark.parametrize("content", ["5", "[]", '{"pid": 5}', "null"])
+def test_a_lock_file_that_says_nothing_is_nobodys(tmp_path, content):
+    (tmp_path / lock.NAME).write_text(content)
+    with lock.held(tmp_path) as left_by:
+        assert left_by == ""

@@ -79,6 +79,33 @@ def test_data_that_was_repaired_since_or_is_gone(tmp_path):
     assert gone.kind == "data" and "not here" in gone.reasons[-1]
 
 
+class Fewer(Spoilt):
+    """The dataset was prepared again and has lost samples, as ShardDataset tells of it."""
+
+    def __getitem__(self, i):
+        if i > 4:
+            raise IndexError(f"sample {i} of 5")
+        return super().__getitem__(i)
+
+
+def test_data_that_were_prepared_anew_do_not_keep_the_step_from_being_done_again(tmp_path):
+    kept = failing_run(tmp_path, Spoilt(np.nan))
+    verdict = replay.judge(kept, Fewer(np.nan))
+    assert verdict.kind == "data" and "not that of the run (IndexError: sample" in verdict.reasons[1]
+
+
+def test_a_capsule_that_lost_inputs_is_refused(tmp_path):
+    """It would be judged by half of the step."""
+    kept = failing_run(tmp_path, Spoilt(np.nan))
+    (kept.folder / "inputs-0000.safetensors").unlink()
+    with pytest.raises(UserError, match="inputs-0000.safetensors: no such file"):
+        capsule.read(kept.folder)
+    for content, told in (("[]", "version None"), ('{"version": 1, "loss": 1.0}', "lacks .*'samples', 'keys'")):
+        (kept.folder / "capsule.json").write_text(content)
+        with pytest.raises(UserError, match=told):
+            capsule.read(kept.folder)
+
+
 def blow_up(trainer):
     for parameter in trainer.objective.model.get_parameters():
         parameter.copy_(Tensor(parameter.asnumpy() * np.float32(1e20)))

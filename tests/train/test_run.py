@@ -123,7 +123,7 @@ def test_a_run_may_start_from_the_weights_of_another(tmp_path):
 
 
 def test_number_of_processes_must_be_that_of_the_recipe(tmp_path):
-    with pytest.raises(UserError, match="data_parallel 2 x .* 2 processes, but 1 were started.*msrun --worker_num 2"):
+    with pytest.raises(UserError, match="data_parallel 2 x .* 2 processes, but 1 were started.*launch/train_node.sh"):
         trainer.run(loaded(tmp_path, overrides=["parallel_config.data_parallel=2"]))
 
 

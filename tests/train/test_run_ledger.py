@@ -190,3 +190,15 @@ def test_tensorboard_reads_what_the_board_writes(tmp_path):
     assert version.file_version == "brain.Event:2" and start.step == 6 and start.session_log.status == 1
     assert (scalar.step, scalar.summary.value[0].tag, scalar.summary.value[0].simple_value) == (6, "train/loss", 0.5)
     assert image.step == 7 and image.summary.value[0].image.width == 6
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"], ids=["gone", "altered"])
+def test_audit_does_without_a_recipe_that_is_damaged(tmp_path, capsys, content):
+    for name in "ab":
+        fake.make_trainer(fake.make_recipe(tmp_path / name, steps=3)).fit()
+    path = tmp_path / "a" / "checkpoint" / "iteration_00000003" / "recipe.yaml"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["audit", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "recipe.yaml: damaged" in capsys.readouterr().out

@@ -3,13 +3,17 @@
 import concurrent.futures
 import errno
 import json
+import os
+import pathlib
 import threading
+import zlib
 
 import pytest
 
 from mindglm.checkpoint import store
 from mindglm.errors import UserError
 from mindglm.recipe import schema
+from tests.checkpoint.test_hostile import bounded, forged
 from tests.parallel.job import ROOT, Job
 from tests.train import fake
 from tests.train.test_trainer import killed_after, same
@@ -157,7 +161,7 @@ def test_a_run_whose_last_checkpoint_is_lost_does_not_end_well(tmp_path, monkeyp
     assert store.steps(tmp_path / "checkpoint") == [2, 4, 6, 8]
 
 
-def test_a_full_disk_does_not_hide_why_the_run_ended(tmp_path, monkeypatch):
+def test_a_full_disk_does_not_hide_why_the_run_ended(tmp_path, monkeypatch, capfd):
     """The background fails of it while the run ends of something else."""
     trainer = full_disk(monkeypatch, {4}, fake.make_trainer(recipe_of(tmp_path, save=4)))
     step = trainer._step
@@ -171,6 +175,7 @@ def test_a_full_disk_does_not_hide_why_the_run_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer._saver, "poll", list)
     with pytest.raises(UserError, match="something else"):
         trainer.fit()
+    assert "the checkpoint of step 4 could not be written (OSError: [Errno 28]" in capfd.readouterr().err
 
 
 def test_a_read_only_folder_is_said_too(tmp_path, monkeypatch):
@@ -181,6 +186,33 @@ def test_a_read_only_folder_is_said_too(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="step 8 could not be written .*Read-only file system.*there is none yet"):
         fake.make_trainer(recipe_of(tmp_path)).fit()
     assert log(tmp_path).count("Training goes on") == 5  # steps 2, 4, 6, 8 and once more at the end
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_folder_that_cannot_even_be_looked_into_is_said_too(tmp_path, monkeypatch, background):
+    """A shared disk that is away for a while: the run goes on, and saves again when it is back."""
+    trainer = fake.make_trainer(recipe_of(tmp_path, background))
+    root, listing = tmp_path / "checkpoint", pathlib.Path.iterdir
+
+    def away(path):
+        if path == root and trainer.counters.step in (4, 5):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return listing(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", away)
+    trainer.fit()
+    assert store.steps(root) == [2, 6, 8]
+    assert "the checkpoint of step 4 could not be written (OSError: [Errno 116]" in log(tmp_path)
+
+
+def test_a_folder_that_cannot_be_looked_into_at_the_start_is_refused(tmp_path, monkeypatch):
+    def away(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    killed_after(fake.make_trainer(recipe_of(tmp_path)), 3)
+    monkeypatch.setattr(pathlib.Path, "iterdir", away)
+    with pytest.raises(UserError, match="checkpoint: cannot be read .*Stale"):
+        fake.make_trainer(recipe_of(tmp_path))
 
 
 def test_older_checkpoints_that_cannot_be_removed_are_no_loss(tmp_path, monkeypatch):
@@ -245,11 +277,47 @@ def test_a_checkpoint_with_an_altered_ledger_is_damaged(tmp_path, monkeypatch):
     again.fit()
 
 
+def test_a_checkpoint_that_lost_its_metadata_is_damaged(tmp_path):
+    """It has its name, so it was whole once: the one before it is taken only when asked."""
+    killed_after(fake.make_trainer(recipe_of(tmp_path)), 7)
+    (tmp_path / "checkpoint" / "iteration_00000006" / "metadata.json").unlink()
+    with pytest.raises(UserError, match="iteration_00000006/metadata.json: damaged .*--fallback"):
+        fake.make_trainer(recipe_of(tmp_path))
+    again = fake.make_trainer(recipe_of(tmp_path), fallback=True)
+    assert again.counters.step == 4 and (tmp_path / "checkpoint" / "iteration_00000006.damaged").is_dir()
+
+
+FORGED_TEXTS = {
+    "a list": ("common.json", b"[]"), "a step of another": ("common.json", b'{"step": 9, "updates": 2, "skipped": 0, '
+                                                            b'"skipped_in_row": 0}'),
+    "more than any": ("common.json", b" " * (64 << 20)), "no text": ("recipe.yaml", b"\xff\xfe"),
+    "no sections": ("recipe.yaml", b"[1, 2]"), "endless": ("recipe.yaml", b"#" * (64 << 20)),
+}
+
+
+@pytest.mark.parametrize("what", FORGED_TEXTS)
+def test_forged_files_besides_tensors(tmp_path, what):
+    """By someone who knows how checksums are made: refused in words, in bounded memory."""
+    name, content = FORGED_TEXTS[what]
+    killed_after(fake.make_trainer(recipe_of(tmp_path)), 3)
+    folder = tmp_path / "checkpoint" / "iteration_00000002"
+    (folder / name).write_bytes(content)
+    forged(folder, lambda listed: listed["files"][name].update(bytes=len(content), crc32=zlib.crc32(content)))
+
+    def refused():
+        with pytest.raises(UserError, match=name):
+            fake.make_trainer(recipe_of(tmp_path))
+
+    bounded(refused)
+
+
 def test_no_whole_checkpoint_left(tmp_path):
     killed_after(fake.make_trainer(recipe_of(tmp_path)), 3)
     spoil(tmp_path / "checkpoint" / "iteration_00000002", "common.json", 0)
     with pytest.raises(UserError, match="no whole checkpoint is left"):
         fake.make_trainer(recipe_of(tmp_path), fallback=True)
+    with pytest.raises(UserError, match="common.json: damaged"):  # and not from step 0, over the ledger
+        fake.make_trainer(recipe_of(tmp_path))
 
 
 def test_another_model_is_refused(tmp_path):
