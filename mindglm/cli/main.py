@@ -9,7 +9,8 @@ import argparse
 from collections.abc import Sequence
 
 import mindglm
-from mindglm.cli import audit, doctor, generate, interrupts, plan, prepare, recipe, replay, train, triage
+from mindglm import interrupts
+from mindglm.cli import audit, doctor, generate, plan, prepare, recipe, replay, train, triage
 from mindglm.errors import EXIT_INTERRUPTED, UserError, exit_code
 
 COMMANDS = {"prepare": prepare, "train": train, "generate": generate, "recipe": recipe, "plan": plan,

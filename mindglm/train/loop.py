@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from mindglm.errors import UserError
+from mindglm.errors import EXIT_INTERRUPTED, UserError
 from mindglm.parallel import transport
 from mindglm.train import capsule, precision, samples, state, writable
 from mindglm.train import layout as layouts
@@ -18,7 +18,7 @@ from mindglm.train.ledger import RunLedger
 from mindglm.train.metrics import Metrics
 from mindglm.train.optimizer import build as build_optimizer
 from mindglm.train.saver import Saver
-from mindglm.train.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, StopRequests
+from mindglm.train.signals import EXIT_TERMINATED, StopRequests
 from mindglm.train.step import build_step, learning_rates
 from mindglm.train.weights import all_parameters, trained_parameters
 

@@ -3,7 +3,9 @@
 import signal
 import threading
 
-EXIT_TERMINATED, EXIT_INTERRUPTED = 143, 130
+from mindglm import interrupts
+
+EXIT_TERMINATED = 143
 
 
 class StopRequests:
@@ -14,6 +16,7 @@ class StopRequests:
         self._before = {}
 
     def __enter__(self):
+        self.interrupted = interrupts.heard()  # while the run was made ready
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
@@ -26,7 +29,7 @@ class StopRequests:
     def _note(self, number, _frame):
         if self.terminated or self.interrupted:
             signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})  # cli/interrupts.py blocks SIGINT
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})  # mindglm/interrupts.py blocks SIGINT
             signal.raise_signal(number)
         self.terminated = self.terminated or number == signal.SIGTERM
         self.interrupted = self.interrupted or number == signal.SIGINT

@@ -46,7 +46,7 @@ def wait_for_lines(path, count, process):
 def test_signals_and_a_second_run(tmp_path, recipe_file, capsys, mode):
     """SIGTERM 143, SIGINT 130, then to the end: the ledger of a run that nothing happened to, byte for byte.
 
-    In compiled graphs (mode 0) MindSpore takes SIGINT for itself: cli/interrupts.py.
+    In compiled graphs (mode 0) MindSpore takes SIGINT for itself: mindglm/interrupts.py.
     """
     ledger = tmp_path / "run" / "ledger.jsonl"
     steps = []

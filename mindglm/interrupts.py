@@ -19,6 +19,14 @@ WAKE = signal.SIGURG
 """Does nothing where nobody handles it; handled, it wakes the main thread from a wait for a lock."""
 
 
+_heard = threading.Event()
+
+
+def heard() -> bool:
+    """Whether SIGINT has come since `kept` was entered. Where the process goes on, somebody swallowed the interrupt."""
+    return _heard.is_set()
+
+
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """Context in which SIGINT reaches Python's handler, whatever MindSpore installs. To be entered before its import.
@@ -56,4 +64,5 @@ def _pass_on(waiting: threading.Event) -> None:
             leave()
         waiting.set()
         _thread.interrupt_main(signal.SIGINT)
+        _heard.set()
         signal.pthread_kill(threading.main_thread().ident, WAKE)
