@@ -12,7 +12,7 @@ averaged over codes. (The public class puts the beta on the codebook term; its o
 Shape letters: B images, h w patches a side, N = h * w, P values of a patch, E codebook width, K codes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mindspore import Tensor, mint, nn
@@ -95,7 +95,8 @@ class VqReconstruction:
             views.append(patchify(np.stack(images), patch))
         return tuple(views)
 
-    def after_step(self, step: int, batch: tuple, gather: Callable[[np.ndarray], np.ndarray] | None = None) -> dict:
+    def after_step(self, step: int, batches: Sequence[tuple],
+                   gather: Callable[[np.ndarray], np.ndarray] | None = None) -> dict:
         """Keep the codebook in use. Called by the trainer after each optimizer step.
 
         After the first step the whole codebook is set to cluster centres of the batch's encoder outputs; then, every
@@ -104,7 +105,7 @@ class VqReconstruction:
 
         Args:
             step: optimizer steps done, 1 after the first.
-            batch: what the network was given (NumPy or Tensor).
+            batches: this rank's micro-batches, all of the step's, as the network was given them (NumPy or Tensor).
             gather: joins arrays of all ranks along axis 0, so that all ranks set the same codes; None for one rank.
         Returns:
             {} when there was nothing to do, else how many codes the batch used and how many were set.
@@ -113,8 +114,7 @@ class VqReconstruction:
         due = interval > 0 and step % interval == 0 and (until <= 0 or step <= until)
         if step != 1 and not due:
             return {}
-        z = self.encoder_outputs(batch)
-        z = z if gather is None else gather(z)
+        z = self.encoder_outputs(batches, gather)
         rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         table = self.model.model.vqmodel.quantize.embedding.weight
         values = table.asnumpy().copy()
@@ -128,10 +128,13 @@ class VqReconstruction:
         table.copy_(Tensor(values))  # not set_data: a compiled step would go on with the old storage
         return {"codes_used": int(used.sum()), "codes_reseeded": reset}
 
-    def encoder_outputs(self, batch: tuple) -> np.ndarray:
-        """Unit vectors (codes of the batch in both views, E) float32."""
-        views = [self.model.unit_vectors(Tensor(view)).asnumpy() for view in batch]
-        return np.concatenate([view.reshape(-1, view.shape[-1]) for view in views])
+    def encoder_outputs(self, batches: Sequence[tuple], gather=None) -> np.ndarray:
+        """Unit vectors (codes of all samples in the one view, then in the other, E) float32: the same however the
+        samples are cut into micro-batches and ranks."""
+        views = [np.concatenate([self.model.unit_vectors(Tensor(view)).asnumpy() for view in of_view])
+                 for of_view in zip(*batches)]
+        views = [view.reshape(-1, view.shape[-1]) for view in views]
+        return np.concatenate(views if gather is None else [gather(view) for view in views])
 
     def component_tensors(self) -> dict[str, Tensor]:
         """Released name -> Parameter; the pixel head is not among them."""

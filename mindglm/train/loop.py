@@ -110,7 +110,7 @@ class Trainer:
         if result.applied:
             counters.updates += 1
             counters.skipped_in_row = 0
-            extra = self._after_step(micro_batches[-1])
+            extra = self._after_step(micro_batches)
             if self.ema is not None:
                 self.ema.update(counters.step)
         else:
@@ -126,18 +126,19 @@ class Trainer:
         self._due()
         return result
 
-    def _after_step(self, batch) -> dict:
+    def _after_step(self, micro_batches) -> dict:
         """The objective's own work after an update, e.g. re-seeding of unused codes; numbers for the metrics."""
         if not hasattr(self.objective, "after_step"):
             return {}
         gather = transport.gather if transport.world() > 1 else None
-        info = self.objective.after_step(self.counters.step, batch, gather)
+        info = self.objective.after_step(self.counters.step, micro_batches, gather)
         self.optimizer.absorb()
         return info
 
     def _check_skipped(self, result, lr: float, micro_batches, witness) -> None:
         limit = self.recipe.runner_wrapper.max_skipped_steps
         if self.counters.skipped_in_row > limit:
+            self._say(self._saver.finish())  # `close` cannot: of several ranks, rank 0 commits when all have agreed
             kept = capsule.write(self, result, lr, micro_batches, witness, self._ledger.checkpoint_files())
             raise UserError(
                 f"step {self.counters.step}: loss {result.loss} and gradient norm {result.grad_norm} are not finite "

@@ -104,10 +104,12 @@ def judge(capsule: Capsule, dataset=None) -> Verdict:
     loss, norm = bench.outcome(capsule.inputs)
     reasons = [f"here the step gives loss {loss:.6g} and gradient norm {norm:.6g}; the run had loss "
                f"{capsule.about['loss']} and gradient norm {capsule.about['grad_norm']}"]
+    changed = False
     try:
         if dataset is not None and not _rebuilt_as_read(bench, capsule, dataset):
             reasons.append("the dataset gives other inputs now than the run has read")
-    except (UserError, LookupError, ValueError, TypeError) as error:  # prepared anew, or damaged
+            changed = True
+    except (UserError, OSError, LookupError, ValueError, TypeError, AssertionError) as error:  # prepared anew, damaged
         reasons.append(f"the dataset here is not that of the run ({type(error).__name__}: {error})")
         dataset = None
     if math.isfinite(loss) and math.isfinite(norm):
@@ -117,9 +119,11 @@ def judge(capsule: Capsule, dataset=None) -> Verdict:
     if not all(_largest(batch) < math.inf for batch in capsule.inputs):
         return Verdict("data", (*reasons, "inputs of the step are not finite", *_broken_samples(capsule, dataset)))
     reasons.append(bench.first_not_finite(bad))
-    if dataset is None:
-        return Verdict("numerics", (*reasons, "the inputs are finite; the run's dataset is not here, so samples were "
-                                    "not looked at one by one"))
+    if dataset is None or changed:  # other samples say nothing of those of the step
+        largest = max(map(_largest, capsule.inputs))
+        return Verdict("numerics", (*reasons, f"the inputs are finite and reach {largest:.3g}; the run's dataset is "
+                                    "not here, so samples were not looked at one by one: values far above what the "
+                                    "data should hold would make it a fault of the data"))
     return _by_sample(bench, capsule, dataset, reasons)
 
 

@@ -135,6 +135,22 @@ def resume(root: pathlib.Path, recipe, recipe_text: str, parameters: dict[str, P
                     "away or give another output_dir")
 
 
+def refuse_changes(root: pathlib.Path, recipe_text: str) -> None:
+    """UserError that lists the forbidden changes since the newest checkpoint, before anything is built by the new
+    recipe, which would fail at the first of them alone. Damage is left to `resume`. Called by all ranks."""
+    found = _found(root)
+    if found:
+        folder = root / f"iteration_{found[-1]:08d}"
+        try:
+            stored = Checkpoint(folder).recipe_text
+        except Damaged:
+            return
+        try:
+            differences.of_resume(stored, recipe_text)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
+
+
 def _found(root: pathlib.Path) -> list[int]:
     """Steps of the checkpoints, as rank 0 sees them. UserError, on all ranks, when it cannot look."""
     found = fault = None

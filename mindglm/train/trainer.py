@@ -51,15 +51,27 @@ def _alone(output: pathlib.Path):
         yield note
 
 
+def _check_start(recipe) -> None:
+    """UserError when the run would begin from its own checkpoints, which lead to no other components at its end."""
+    start, own = recipe.pretrained_model_dir, pathlib.Path(recipe.output_dir).resolve()
+    given = None if start is None else pathlib.Path(start).resolve()
+    if given is not None and (given == own or own / "checkpoint" in (given, *given.parents)):
+        raise UserError(f"pretrained_model_dir: {start} is this run itself (output_dir {recipe.output_dir}); leave it "
+                        "as it was, to resume, or give another output_dir, to begin from its weights")
+
+
 def _train(recipe, found: str, fallback: bool) -> None:
     """found: what was found in the output folder, "" for nothing to tell."""
     # From here on modules may ask for the device.
     from mindglm.recipe import to_yaml
-    from mindglm.train import export, objectives, pipeline, precision, weights
+    from mindglm.train import export, objectives, pipeline, precision, state, weights
     from mindglm.train import layout as layouts
     from mindglm.train.loop import Trainer
 
     precision.check(recipe)
+    _check_start(recipe)
+    if recipe.resume_training:
+        state.refuse_changes(pathlib.Path(recipe.output_dir) / "checkpoint", to_yaml(recipe))
     layout = layouts.here(recipe.parallel_config)
     dataset, held_out = datasets(recipe)
     objective = objectives.build(recipe, pipeline.parts(recipe, layout, dataset))

@@ -103,7 +103,7 @@ def test_codebook_and_commitment_terms_pull_one_side_each():
     moved = [name for name, gradient in to_codebook.items() if gradient.any()]
     assert moved == [CODEBOOK]
     # Only codes in use move, and a step against the gradient brings them nearer.
-    z = objective.encoder_outputs(batch)
+    z = objective.encoder_outputs([batch])
     table = objective.model.model.vqmodel.quantize.embedding.weight
     used, before = usage(z, table.asnumpy())
     assert np.array_equal(to_codebook[CODEBOOK].any(1), used)
@@ -124,50 +124,61 @@ def test_after_step_initialises_then_reseeds_dead_codes():
     objective = build()
     batch = batch_of(objective, 2)
     table = objective.model.model.vqmodel.quantize.embedding.weight
-    first = objective.after_step(1, batch)
+    first = objective.after_step(1, [batch])
     assert first["codes_reseeded"] == CONFIG.num_codes
     centres = table.asnumpy().copy()
     assert np.allclose(np.linalg.norm(centres, axis=1), 1, atol=1e-5)
-    used, distance = usage(objective.encoder_outputs(batch), centres)
+    used, distance = usage(objective.encoder_outputs([batch]), centres)
     assert used.mean() > 0.9 and distance.mean() < 0.01
-    assert objective.after_step(2, batch) == {}
+    assert objective.after_step(2, [batch]) == {}
 
     broken = centres.copy()
     broken[5:20] = broken[4]  # the first of equal codes is taken, the others are dead
     table.set_data(Tensor(broken))
-    used, _ = usage(objective.encoder_outputs(batch), broken)
-    info = objective.after_step(10, batch)
+    used, _ = usage(objective.encoder_outputs([batch]), broken)
+    info = objective.after_step(10, [batch])
     assert info == {"codes_used": int(used.sum()), "codes_reseeded": int((~used).sum())} and (~used).sum() >= 15
     mended = table.asnumpy().copy()
     assert np.array_equal(mended[used], broken[used]), "codes in use keep their place"
-    assert usage(objective.encoder_outputs(batch), mended)[0].sum() > used.sum()
+    assert usage(objective.encoder_outputs([batch]), mended)[0].sum() > used.sum()
 
     table.set_data(Tensor(broken))
-    objective.after_step(10, tuple(Tensor(array) for array in batch))
+    objective.after_step(10, [tuple(Tensor(array) for array in batch)])
     assert np.array_equal(table.asnumpy(), mended), "a pure function of weights, step and batch"
     table.set_data(Tensor(broken))
-    objective.after_step(20, batch)
+    objective.after_step(20, [batch])
     assert not np.array_equal(table.asnumpy(), mended)
 
 
 def test_reseeding_ends_and_can_be_off():
     objective = build(reseed_interval=10, reseed_until=20)
     batch = batch_of(objective, 1)
-    assert objective.after_step(20, batch) and objective.after_step(30, batch) == {}
-    assert build(reseed_interval=0).after_step(10, batch) == {}
+    assert objective.after_step(20, [batch]) and objective.after_step(30, [batch]) == {}
+    assert build(reseed_interval=0).after_step(10, [batch]) == {}
 
 
 def test_all_ranks_set_the_same_codes():
-    """With the outputs of all ranks gathered, each rank sets what one process with the whole batch would set."""
-    whole, half = build(), build()
-    batch = batch_of(whole, 2)
+    """Two ranks, or two micro-batches, set what one process with the whole batch sets: in order of samples."""
+    batch = batch_of(build(), 2)
     parts = [tuple(array[i : i + 1] for array in batch) for i in range(2)]
-    joined = np.concatenate([half.encoder_outputs(part) for part in parts])
-    half.after_step(1, parts[0], gather=lambda mine: joined)
-    other = build()
-    other.after_step(1, parts[1], gather=lambda mine: joined)
-    a, b = (o.model.model.vqmodel.quantize.embedding.weight.asnumpy() for o in (half, other))
-    assert np.array_equal(a, b)
+    tables = []
+    for given in ([batch], parts):
+        objective = build()
+        objective.after_step(1, given)
+        tables.append(objective.model.model.vqmodel.quantize.embedding.weight.asnumpy().copy())
+    others = [[build().encoder_outputs([part])[rows] for part in parts] for rows in split_views(build(), parts[0])]
+    for part in parts:
+        objective, joined = build(), iter([np.concatenate(views) for views in others])
+        objective.after_step(1, [part], gather=lambda mine: next(joined))
+        tables.append(objective.model.model.vqmodel.quantize.embedding.weight.asnumpy().copy())
+    for table in tables[1:]:
+        np.testing.assert_allclose(table, tables[0], atol=1e-5)
+
+
+def split_views(objective, part) -> list[slice]:
+    """Where the vectors of each view lie in encoder_outputs of one sample."""
+    first = objective.encoder_outputs([part[:1]]).shape[0]
+    return [slice(first), slice(first, None)]
 
 
 def test_cluster_centres_with_few_vectors():
@@ -203,7 +214,7 @@ def test_learns_a_few_images():
     for n in range(1, 41):
         loss, found = step(*tensors)
         optimizer(found)
-        objective.after_step(n, batch)
+        objective.after_step(n, [batch])
         losses.append(float(loss))
     variance = np.mean([array.var() for array in batch])
     rebuilt = objective.network.rebuild(tensors[1])[0].asnumpy()

@@ -79,6 +79,21 @@ def test_data_that_was_repaired_since_or_is_gone(tmp_path):
     assert gone.kind == "data" and "not here" in gone.reasons[-1]
 
 
+class Torn(Spoilt):
+    """The dataset was prepared again at another size."""
+
+    def __getitem__(self, i):
+        sample = super().__getitem__(i)
+        return {**sample, "latents": np.tile(sample["latents"], (1, 2, 1))}
+
+
+@pytest.mark.parametrize("dataset", [Spoilt(), Torn()], ids=["repaired", "another size"])
+def test_samples_that_were_not_in_the_step_do_not_clear_the_data(tmp_path, dataset):
+    kept = failing_run(tmp_path, Spoilt(1e25))
+    text = "\n".join(replay.judge(kept, dataset).reasons)
+    assert "does not hang on the data" not in text and "reach 2.96e+25" in text
+
+
 class Fewer(Spoilt):
     """The dataset was prepared again and has lost samples, as ShardDataset tells of it."""
 

@@ -122,6 +122,22 @@ def test_a_run_may_start_from_the_weights_of_another(tmp_path):
     assert f"come from {tmp_path / 'first'}" in (tmp_path / "second" / "log" / "train.log").read_text()
 
 
+@pytest.mark.parametrize("part", ["", "checkpoint", "checkpoint/iteration_00000003"])
+def test_a_run_does_not_begin_from_itself(tmp_path, part):
+    """It would train to its end and then find nothing to export with."""
+    trainer.run(loaded(tmp_path / "run"))
+    with pytest.raises(UserError, match="is this run itself"):
+        trainer.run(loaded(tmp_path / "run", tmp_path / "run" / part, ["runner_config.stop_step=6"]))
+    assert store.steps(tmp_path / "run" / "checkpoint") == [3]
+
+
+def test_forbidden_changes_are_told_all_at_once_though_start_weights_would_not_fit_either(tmp_path):
+    trainer.run(loaded(tmp_path, golden.REPO))
+    with pytest.raises(UserError, match="cannot continue the checkpoint") as refused:
+        trainer.run(loaded(tmp_path, golden.REPO, ["model.model_config.d_ff=40", "model.frozen=[encoder.block.7.]"]))
+    assert "model.frozen: [] ->" in str(refused.value) and "model.model_config.d_ff: 72 -> 40" in str(refused.value)
+
+
 def test_number_of_processes_must_be_that_of_the_recipe(tmp_path):
     with pytest.raises(UserError, match="data_parallel 2 x .* 2 processes, but 1 were started.*launch/train_node.sh"):
         trainer.run(loaded(tmp_path, overrides=["parallel_config.data_parallel=2"]))

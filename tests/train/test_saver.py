@@ -362,3 +362,10 @@ def test_two_ranks_agree_on_what_became_of_a_checkpoint(tmp_path):
     assert any(len(tensor["pieces"]) == 2 for tensor in metadata["tensors"]["model"].values())
     assert "a mistake in rank 1's writer" in job.logs()
     assert "the checkpoint of step 8 could not be written by rank 1: ValueError" in job.logs()
+
+
+def test_a_save_under_way_is_ended_before_the_run_stops_with_a_capsule(tmp_path):
+    """Of several ranks, too, where the folder gets its name only when all have agreed."""
+    with Job(2, [str(ROOT / "tests/train/stopped_worker.py"), str(tmp_path / "run")], tmp_path / "logs") as job:
+        assert job.wait() == [0, 0], job.logs()
+    assert store.steps(tmp_path / "run" / "checkpoint") == [4]

@@ -151,6 +151,17 @@ def test_a_run_on_two_sizes_resumes_to_the_bit(tmp_path, dataset, task):
     assert (drawn[4 * unit:, 3 * unit:] == 255).all() and drawn[:4 * unit].std() > 1
 
 
+def test_codes_are_reseeded_alike_however_the_batch_is_cut(tmp_path, dataset):
+    """Micro-batches are a part of the layout, and changing them on resume is called safe."""
+    options = {"objective": schema.VqReconstructionOptions(reseed_interval=1), "pretrained_model_dir": None,
+               "validation": schema.ValidationSection(), "monitor_config": schema.MonitorSection(tensorboard=False)}
+    for accumulation in (1, 2):
+        folder = tmp_path / str(accumulation)
+        trainer.run(recipe_of(folder, "vq", dataset.parent / "pixels", 4, accumulation, **options))
+    for key in ("loss", "codes_reseeded"):
+        np.testing.assert_allclose(curve(tmp_path / "2", key), curve(tmp_path / "1", key), rtol=1e-5)
+
+
 def test_sizes_the_dataset_does_not_hold_are_refused_and_one_of_them_can_be_trained_on(tmp_path, dataset):
     section = schema.DatasetSection(str(dataset), ("128x128",))
     with pytest.raises(UserError, match="buckets: 128x128 is not in the dataset .* holds 64x64, 96x64"):

@@ -249,8 +249,8 @@ def test_objectives_own_step_is_called_and_its_changes_stay(tmp_path):
     objective = fake.Objective()
     seen = []
 
-    def after_step(step, batch, gather):
-        seen.append((step, len(batch), gather))
+    def after_step(step, batches, gather):
+        seen.append((step, len(batches[0]), gather))
         if step == 2:
             objective.model.idle.set_data(objective.model.idle * 0.0 + 7.0)
         return {"reseeded": step}
