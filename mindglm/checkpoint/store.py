@@ -157,6 +157,8 @@ def commit(folder: pathlib.Path, listings: Iterable[Listing], contents: Mapping[
     files, tensors = _joined(listings)
     unseen = [name for name, file in files.items()
               if not (folder / name).is_file() or (folder / name).stat().st_size != file.nbytes]
+    if unseen and not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is gone, with what was written there")
     if unseen:
         raise RuntimeError(f"{folder} does not hold {unseen[:3]} as other ranks wrote them: output_dir must be a "
                            "folder that all nodes share")
@@ -242,8 +244,12 @@ def named(root: str | os.PathLike) -> list[int]:
     root = pathlib.Path(root)
     if not root.is_dir():
         return []
-    found = (_FOLDER.fullmatch(path.name) for path in root.iterdir() if path.is_dir())
-    return sorted(int(match[1]) for match in found if match)
+    return sorted(int(_FOLDER.fullmatch(path.name)[1]) for path in root.iterdir() if is_named(path))
+
+
+def is_named(folder: pathlib.Path) -> bool:
+    """Whether a folder has the name of a checkpoint, which it gets when it is whole."""
+    return _FOLDER.fullmatch(folder.name) is not None and folder.is_dir()
 
 
 def locate(root: str | os.PathLike, step: int | None = None) -> pathlib.Path:

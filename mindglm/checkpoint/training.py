@@ -25,7 +25,7 @@ WEIGHTS = ("auto", "ema", "live")
 def find(path: str | os.PathLike, step: int | None = None) -> pathlib.Path | None:
     """The iteration folder meant by `path`: itself, the newest below it or below its checkpoint/; None if none is."""
     path = pathlib.Path(path)
-    if (path / "metadata.json").is_file() and (path / "recipe.yaml").is_file():
+    if store.is_named(path) or (path / "metadata.json").is_file() and (path / "recipe.yaml").is_file():
         return path
     for root in (path, path / "checkpoint"):
         if store.named(root):

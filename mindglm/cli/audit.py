@@ -16,8 +16,15 @@ from mindglm.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="RUN_A")
     parser.add_argument("b", metavar="RUN_B", nargs="?")
-    parser.add_argument("--tolerance", type=float, metavar="X", help="relative difference of losses that counts as "
-                        "rounding (default 1e-5; 0: the same bits or not)")
+    parser.add_argument("--tolerance", type=_tolerance, metavar="X", help="relative difference of losses that counts "
+                        "as rounding (default 1e-5; 0: the same bits or not)")
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise ValueError(text)
+    return value
 
 
 def run(args: argparse.Namespace) -> int:

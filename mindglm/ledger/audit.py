@@ -68,7 +68,19 @@ def compare(a: list[dict], b: list[dict], tolerance: float = TOLERANCE) -> Compa
 
 
 def _steps(lines: list[dict]) -> dict[int, dict]:
-    return {line["step"]: line for line in lines if "data" in line}
+    """The lines of steps, by number. UserError for one that lacks something, though its chain is whole."""
+    found = {}
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            if not isinstance(line["step"], int):
+                raise TypeError(f"step {line['step']!r}")
+            if "data" in line:
+                _ = line["draws"], [float(line[name]) for name in NUMBERS]
+                found[line["step"]] = line
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"line {number} of a ledger is none that mindglm writes ({type(error).__name__}: {error})"
+                            ) from error
+    return found
 
 
 def _difference(ours: dict, theirs: dict, tolerance: float) -> tuple[str, str, float]:

@@ -125,19 +125,21 @@ def _parsed(text: str) -> object:
 
 
 def class_of(key: str) -> tuple[str, str]:
-    """(class, what it decides) of a dotted key. KeyError when it has none."""
+    """(class, what it decides) of a dotted key; one that is not of this release's schema changes numerics."""
     section = key
     while section not in CLASSES:
         section, dot, _ = section.rpartition(".")
         if not dot:
-            raise KeyError(f"{key} has no class in mindglm/recipe/differences.py: safe, numerics or forbidden?")
+            return NUMERICS, "a key that this release does not know"
     return CLASSES[section]
 
 
 def _value_class(key: str, old: dict, new: dict) -> tuple[str, str]:
     """As class_of, where the other values may decide."""
+    if key in _ENDS and _schedule_end(old) == _schedule_end(new):
+        return SAFE, "the end of the run; the end of the learning rate schedule stays"
     if key == "runner_config.stop_step" and -1 not in (_value(side, "lr_schedule.total_steps") for side in (old, new)):
-        return SAFE, "the end of the run; lr_schedule.total_steps stays"
+        return SAFE, "the end of the run; lr_schedule.total_steps says where the schedule ends"
     if key in _MICRO and _value(new, "strict_numerics") and _micro_size(old) != _micro_size(new):
         return NUMERICS, "the size of a micro-batch, on which the bits depend with strict_numerics"
     return class_of(key)
@@ -145,6 +147,15 @@ def _value_class(key: str, old: dict, new: dict) -> tuple[str, str]:
 
 _MICRO = ("runner_config.gradient_accumulation_steps", "parallel_config.data_parallel",
           "parallel_config.micro_batch_num")
+
+
+_ENDS = ("runner_config.stop_step", "lr_schedule.total_steps")
+
+
+def _schedule_end(values: dict) -> object:
+    """The step at which the learning rate schedule ends."""
+    total = _value(values, "lr_schedule.total_steps")
+    return _value(values, "runner_config.stop_step") if total == -1 else total
 
 
 def _micro_size(values: dict) -> float:

@@ -59,7 +59,9 @@ class Trainer:
             self._ledger = RunLedger(self.output_dir, recipe, self.layout, self.parameters, self.counters.step,
                                      resumed.files, resumed.changes)
         self._validation = (0, math.nan)  # the last one: step and loss
-        self._say([*notes, *resumed.notes, *self._ledger.notes, self._description()])
+        done, stop = self.counters.step, runner.stop_step
+        over = [f"nothing to train: step {done} is done, runner_config.stop_step is {stop}"] if done >= stop else []
+        self._say([*notes, *resumed.notes, *self._ledger.notes, self._description(), *over])
 
     def _say(self, notes: list[str]) -> None:
         for note in notes:

@@ -135,20 +135,23 @@ def resume(root: pathlib.Path, recipe, recipe_text: str, parameters: dict[str, P
                     "away or give another output_dir")
 
 
-def refuse_changes(root: pathlib.Path, recipe_text: str) -> None:
-    """UserError that lists the forbidden changes since the newest checkpoint, before anything is built by the new
-    recipe, which would fail at the first of them alone. Damage is left to `resume`. Called by all ranks."""
+def resumes(root: pathlib.Path, recipe_text: str) -> bool:
+    """Whether there is a checkpoint to continue from. Called by all ranks before anything is built by the recipe.
+
+    UserError that lists all forbidden changes since the newest one: a model built by the new recipe would be refused
+    for the first of them alone. Damage is left to `resume`.
+    """
     found = _found(root)
-    if found:
-        folder = root / f"iteration_{found[-1]:08d}"
-        try:
-            stored = Checkpoint(folder).recipe_text
-        except Damaged:
-            return
-        try:
-            differences.of_resume(stored, recipe_text)
-        except UserError as error:
-            raise UserError(f"{folder}: {error}") from error
+    if not found:
+        return False
+    folder = root / f"iteration_{found[-1]:08d}"
+    try:
+        differences.of_resume(Checkpoint(folder).recipe_text, recipe_text)
+    except Damaged:
+        return True
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
+    return True
 
 
 def _found(root: pathlib.Path) -> list[int]:

@@ -70,16 +70,17 @@ def _train(recipe, found: str, fallback: bool) -> None:
 
     precision.check(recipe)
     _check_start(recipe)
-    if recipe.resume_training:
-        state.refuse_changes(pathlib.Path(recipe.output_dir) / "checkpoint", to_yaml(recipe))
+    checkpoints = pathlib.Path(recipe.output_dir) / "checkpoint"
+    resumes = recipe.resume_training and state.resumes(checkpoints, to_yaml(recipe))
     layout = layouts.here(recipe.parallel_config)
     dataset, held_out = datasets(recipe)
     objective = objectives.build(recipe, pipeline.parts(recipe, layout, dataset))
     hf_names, _ = objectives.component_modules(recipe.model_type)
-    note = weights.load_start(objective, recipe.pretrained_model_dir, recipe.model.fresh, hf_names.COMPONENT,
-                              hf_names.tensors(recipe.model.model_config), hf_names.ALIASES)
-    notes = (note,) if layout.world == 1 else (note, f"processes\n{pipeline.table(recipe, layout, dataset)}")
-    notes = (*filter(None, [found]), *notes, *_sizes_note(recipe, dataset, held_out))
+    note = "" if resumes else weights.load_start(  # all parameters come from the checkpoint then
+        objective, recipe.pretrained_model_dir, recipe.model.fresh, hf_names.COMPONENT,
+        hf_names.tensors(recipe.model.model_config), hf_names.ALIASES)
+    table = f"processes\n{pipeline.table(recipe, layout, dataset)}" if layout.world > 1 else ""
+    notes = (*filter(None, (found, note, table)), *_sizes_note(recipe, dataset, held_out))
     trainer = Trainer(recipe, to_yaml(recipe), objective, dataset, held_out, notes, layout, fallback)
     trainer.fit()
     with trainer.exported_weights():

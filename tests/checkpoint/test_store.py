@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from mindglm.checkpoint import metadata, store
+from mindglm.checkpoint import metadata, store, training
 from mindglm.checkpoint.stored import Checkpoint
 from mindglm.checkpoint.tensors import TensorFile
 from mindglm.errors import UserError
@@ -116,8 +116,9 @@ def test_staging_leftovers_and_foreign_folders_are_no_checkpoints(tmp_path):
     (tmp_path / "iteration_00000008" / "notes.txt").write_text("mine")
     (tmp_path / "iteration_other").mkdir()
     assert store.steps(tmp_path) == [3] and store.load(tmp_path, 3).step == 3
-    with pytest.raises(UserError, match="iteration_00000008/metadata.json: damaged"):  # not 3 in its place, unasked
-        store.load(tmp_path)
+    for path in (tmp_path, tmp_path / "iteration_00000008"):  # not 3 in its place, unasked
+        with pytest.raises(UserError, match="iteration_00000008/metadata.json: damaged"):
+            Checkpoint(training.find(path))
     save(tmp_path, 8)
     assert store.steps(tmp_path) == [3, 8]
     assert not (tmp_path / ".iteration_00000009.tmp").exists()

@@ -215,6 +215,24 @@ def test_audit_of_one_run_checks_its_chain(tmp_path, capsys):
     assert "ledger.jsonl:3: not a line of a ledger" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "1", "few"])
+def test_audit_refuses_a_tolerance_that_is_none(tmp_path, tolerance):
+    a = write(tmp_path / "ledger.jsonl", lines())
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", str(a), str(a), f"--tolerance={tolerance}"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("gone, value", [("draws", None), ("step", "3"), ("loss", "much"), ("lr", None)])
+def test_audit_refuses_lines_that_no_run_writes(tmp_path, capsys, gone, value):
+    """Their chain is whole: somebody made it so."""
+    bodies = lines()
+    bodies[2] = {key: item for key, item in bodies[2].items() if key != gone} | ({gone: value} if value else {})
+    a = write(tmp_path / "ledger.jsonl", bodies)
+    assert main(["audit", str(a), str(a)]) == 2
+    assert "line 4 of a ledger" in capsys.readouterr().err
+
+
 def test_audit_refuses_what_is_no_run(tmp_path, capsys):
     assert main(["audit", str(tmp_path), str(tmp_path)]) == 2
     assert "no ledger here" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -129,6 +130,20 @@ def test_a_run_does_not_begin_from_itself(tmp_path, part):
     with pytest.raises(UserError, match="is this run itself"):
         trainer.run(loaded(tmp_path / "run", tmp_path / "run" / part, ["runner_config.stop_step=6"]))
     assert store.steps(tmp_path / "run" / "checkpoint") == [3]
+
+
+def test_a_resumed_run_needs_no_start_weights(tmp_path):
+    """They may be gone: all weights are in the checkpoint."""
+    start = tmp_path / "start"
+    shutil.copytree(golden.REPO, start)
+    trainer.run(loaded(tmp_path / "run", start))
+    shutil.rmtree(start / "text_encoder")
+    trainer.run(loaded(tmp_path / "run", start, ["runner_config.stop_step=5"]))
+    assert store.load(tmp_path / "run" / "checkpoint").step == 5
+    said = (tmp_path / "run" / "log" / "train.log").read_text()
+    assert said.count("come from") == 1 and "random weights" not in said
+    trainer.run(loaded(tmp_path / "run", start, ["runner_config.stop_step=4"]))
+    assert "nothing to train: step 5 is done" in (tmp_path / "run" / "log" / "train.log").read_text()
 
 
 def test_forbidden_changes_are_told_all_at_once_though_start_weights_would_not_fit_either(tmp_path):

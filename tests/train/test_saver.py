@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import threading
 import zlib
 
@@ -362,6 +363,25 @@ def test_two_ranks_agree_on_what_became_of_a_checkpoint(tmp_path):
     assert any(len(tensor["pieces"]) == 2 for tensor in metadata["tensors"]["model"].values())
     assert "a mistake in rank 1's writer" in job.logs()
     assert "the checkpoint of step 8 could not be written by rank 1: ValueError" in job.logs()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_staging_folder_that_goes_away_before_the_commit_does_not_end_the_run(tmp_path, monkeypatch, asynchronous):
+    """The disk was unmounted, or somebody removed the checkpoints: said, and the next save works."""
+    write = store.write_part
+
+    def unmounted(folder, *args):
+        listing = write(folder, *args)
+        if folder.name == ".iteration_00000004.tmp":
+            shutil.rmtree(folder.parent)
+        return listing
+
+    monkeypatch.setattr(store, "write_part", unmounted)
+    trainer = fake.make_trainer(fake.make_recipe(tmp_path, steps=8, checkpoint=schema.CheckpointSection(
+        save_checkpoint_steps=2, async_save=asynchronous)))
+    trainer.fit()
+    assert store.steps(tmp_path / "checkpoint") == [6, 8]
+    assert "checkpoint of step 4 could not be written" in (tmp_path / "log" / "train.log").read_text()
 
 
 def test_a_save_under_way_is_ended_before_the_run_stops_with_a_capsule(tmp_path):

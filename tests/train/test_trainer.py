@@ -304,3 +304,14 @@ def test_files_of_a_run(tmp_path):
     assert "{ Epoch:[  1/  1], step:[    4/    4], loss: " in log and "global_norm: [" in log
     common = store.load(tmp_path / "checkpoint").common
     assert common["global_step"] == common["step_num"] == 4 and common["global_batch_size"] == 8
+
+
+def test_an_average_that_is_asked_for_on_resume_begins_at_the_weights_of_then(tmp_path):
+    """Not at the random start that the optimizer was built with."""
+    schedule = schema.LrScheduleSection(learning_rate=0.02, total_steps=4)
+    for steps, ema in ((2, 0.0), (3, 0.75)):
+        fake.make_trainer(fake.make_recipe(tmp_path, steps=steps, ema=ema, lr_schedule=schedule)).fit()
+    two, three = (store.load(tmp_path / "checkpoint", step).tensors for step in (2, 3))
+    for name, average in three["ema"].items():
+        expected = 0.75 * two["model"][name] + 0.25 * three["model"][name]
+        np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
