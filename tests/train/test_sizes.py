@@ -214,22 +214,23 @@ for path in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 def test_two_workers_end_with_the_weights_of_one(tmp_path, dataset):
-    """strict_numerics, so bit for bit: the batch split in two, and the model split in two stages."""
+    """strict_numerics, so bit for bit: the batch split in two; the model in two stages, where it can be a pipeline."""
     layouts = {"shares": {"data_parallel": 2}, "stages": {"pipeline_stage": 2, "micro_batch_num": 2}}
+    names = {"ar": list(layouts), "dit": list(layouts), "vae": ["shares"], "vq": ["shares"]}
+    data = {"ar": dataset, "dit": dataset, "vae": dataset.parent / "pixels", "vq": dataset.parent / "pixels"}
     paths = []
-    for task in ("ar", "dit"):
-        for name, parallel in layouts.items():
-            settings = recipe_of(tmp_path / f"{task}_{name}", task, dataset, accumulation=1, strict_numerics=True,
-                                 parallel_config=schema.ParallelSection(**parallel))
-            paths.append(tmp_path / f"{task}_{name}.yaml")
-            paths[-1].write_text(recipes.to_yaml(settings))
+    for task, name in ((task, name) for task in names for name in names[task]):
+        settings = recipe_of(tmp_path / f"{task}_{name}", task, data[task], accumulation=1, strict_numerics=True,
+                             parallel_config=schema.ParallelSection(**layouts[name]))
+        paths.append(tmp_path / f"{task}_{name}.yaml")
+        paths[-1].write_text(recipes.to_yaml(settings))
     with Job(2, ["-c", RUNS, json.dumps(list(map(str, paths)))], tmp_path / "logs") as job:
-        for task in ("ar", "dit"):
-            trainer.run(recipe_of(tmp_path / f"{task}_one", task, dataset, strict_numerics=True))
+        for task in names:
+            trainer.run(recipe_of(tmp_path / f"{task}_one", task, data[task], strict_numerics=True))
         assert job.wait(500) == [0, 0], job.logs()
-    for task in ("ar", "dit"):
+    for task in names:
         one = store.load(tmp_path / f"{task}_one" / "checkpoint").tensors["model"]
-        for name in layouts:
+        for name in names[task]:
             folder = tmp_path / f"{task}_{name}"
             for key in ("loss", "validation_loss"):
                 np.testing.assert_allclose(curve(folder, key), curve(tmp_path / f"{task}_one", key), rtol=1e-6)
